@@ -1,0 +1,7 @@
+"""Datasets; a file put into this folder registers itself."""
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

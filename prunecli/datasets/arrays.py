@@ -1,0 +1,140 @@
+"""A user's own arrays, in an .npz or HDF5 file."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from prunecli.datasets.files import Examples, in_memory, located
+from prunecli.datasets.values import Dataset, Facts, Normalization, Roots
+from prunecli.errors import EnvironmentMissing
+from prunecli.registry import NoResult, data
+from prunecli.task import Task
+
+_Array = NDArray[np.generic]
+_NAMES = ("x_train", "y_train", "x_test", "y_test")
+_CHANNELS = (1, 3)
+_MOST = 1_000_000
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@data(facts=Facts())
+def arrays(
+    roots: Roots,
+    *,
+    path: Annotated[str, NoResult()],
+    classes: Annotated[int, Field(ge=1, le=_MOST)] | None = None,
+) -> Dataset:
+    """`x_train`, `y_train`, `x_test` and `y_test` of an .npz or HDF5 file; the training pixels' mean and std.
+
+    Images are (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floating point; labels are integers from 0,
+    and `classes` is by default one more than the largest. A relative path is looked for under each data
+    root, then in the working directory.
+    """
+    file = located(roots, path)
+    read = _read(file)
+    train, test = (_examples(file, read, split) for split in ("train", "test"))
+    _, channels, height, width = train[0].shape
+    known = classes or 1 + max((int(y.max()) for _, y in (train, test) if len(y)), default=0)
+    task = Task((channels, height, width), min(max(known, 1), _MOST))
+    return in_memory(file, task, _normalization(train[0]), train, test)
+
+
+def _read(file: Path) -> dict[str, _Array]:
+    try:
+        if h5py.is_hdf5(file):
+            return _read_hdf5(file)
+        if zipfile.is_zipfile(file):
+            return _read_npz(file)
+    except _DAMAGED as error:
+        raise EnvironmentMissing(f"{file}: cannot be read: {error}") from error
+    raise EnvironmentMissing(f"{file}: neither an .npz nor an HDF5 file")
+
+
+def _read_npz(file: Path) -> dict[str, _Array]:
+    # Objects in an .npz are pickles, and a pickle runs code.
+    with np.load(file, allow_pickle=False) as read:
+        _require(file, read)
+        return {name: read[name] for name in _NAMES}
+
+
+def _read_hdf5(file: Path) -> dict[str, _Array]:
+    with h5py.File(file, "r") as read:
+        _require(file, read)
+        return {name: _plain(file, read, name) for name in _NAMES}
+
+
+def _plain(file: Path, read: h5py.File, name: str) -> _Array:
+    # A link, an external or a virtual dataset would read other files than the one that was named.
+    plain = isinstance(read.get(name, getlink=True), h5py.HardLink) and isinstance(read[name], h5py.Dataset)
+    if not plain or read[name].external is not None or read[name].is_virtual:
+        raise EnvironmentMissing(f"{file}: {name} is not a plain dataset of this file")
+    array: _Array = np.asarray(read[name][()])
+    return array
+
+
+def _require(file: Path, read: Mapping[str, object]) -> None:
+    lacking = [name for name in _NAMES if name not in read]
+    if lacking:
+        found = ", ".join(sorted(read)[:20]) or "nothing"
+        raise EnvironmentMissing(f"{file}: no {', '.join(lacking)}; it holds {found}")
+
+
+def _examples(file: Path, read: Mapping[str, _Array], split: str) -> Examples:
+    x, y = read[f"x_{split}"], read[f"y_{split}"]
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise EnvironmentMissing(f"{file}: y_{split} is {y.dtype} {y.shape}, not integers (N,)")
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise EnvironmentMissing(f"{file}: x_{split} is {x.dtype}, not uint8 or floating point")
+    kind = np.uint8 if x.dtype == np.uint8 else np.float32
+    # Beyond float32's range a number becomes infinite, which is refused as such.
+    with np.errstate(over="ignore"):
+        pixels = torch.from_numpy(np.array(x, dtype=kind, order="C"))
+    return _channels_first(f"{file}: x_{split}", pixels), torch.from_numpy(y.astype(np.int64))
+
+
+def _channels_first(where: str, pixels: Tensor) -> Tensor:
+    if 0 in pixels.shape[1:]:
+        raise EnvironmentMissing(f"{where} has shape {tuple(pixels.shape)}: images without pixels")
+    if pixels.ndim == 3:
+        return pixels.unsqueeze(1)
+    if pixels.ndim == 4 and pixels.shape[3] not in _CHANNELS:
+        return pixels
+    if pixels.ndim == 4 and pixels.shape[1] not in _CHANNELS:
+        return pixels.permute(0, 3, 1, 2)
+    raise EnvironmentMissing(
+        f"{where} has shape {tuple(pixels.shape)}, and should be (N, H, W), (N, C, H, W) or (N, H, W, C)"
+        + (": which one cannot be told" if pixels.ndim == 4 else "")
+    )
+
+
+def _normalization(pixels: Tensor) -> Normalization:
+    """The mean and standard deviation of each channel; a constant channel is only shifted."""
+    scale = 1.0 if pixels.is_floating_point() else 255.0
+    count = max(pixels[:, 0].numel(), 1)
+    parts = [part for part in torch.split(pixels, 1024) if len(part)]
+    none = torch.zeros(pixels.shape[1], dtype=torch.float64)
+    mean = sum((part.double().sum((0, 2, 3)) for part in parts), none) / count
+    squares = sum(((part.double() - mean.view(-1, 1, 1)).square().sum((0, 2, 3)) for part in parts), none)
+    std = (squares / count).sqrt()
+    std = torch.where(std > 0, std, scale)
+    return Normalization(scale, tuple((mean / scale).tolist()), tuple((std / scale).tolist()))

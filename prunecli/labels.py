@@ -1,0 +1,43 @@
+"""The labels that training uses, clean or noisy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from prunecli.errors import UsageError
+from prunecli.randomness import Draw
+from prunecli.registry import labels
+
+
+@labels
+def clean(labels: Tensor, changeable: Tensor, classes: int, key: int) -> Tensor:  # noqa: ARG001  (as all)
+    """The source's labels (N,)."""
+    return labels.clone()
+
+
+@labels
+def uniform(
+    labels: Tensor,
+    changeable: Tensor,
+    classes: int,
+    key: int,
+    *,
+    fraction: Annotated[float, Field(ge=0, le=1)],
+) -> Tensor:
+    """A fraction of the labels become one of the other classes, uniformly (Jin et al., 2022, section 4).
+
+    Exactly round(fraction x changeable examples) differ. With one key, a larger fraction changes the
+    examples that a smaller one changes, to the same labels, and then some more.
+    """
+    if classes < 2:
+        raise UsageError("labels: uniform noise needs another label to give, but the dataset has one class")
+    positions = changeable.nonzero().squeeze(1)
+    order = Draw(key, positions).uniform("changed").argsort(stable=True)
+    changed = positions[order[: round(fraction * len(positions))]]
+    step = 1 + Draw(key, changed).integers("label", classes - 1)
+    used = labels.clone()
+    used[changed] = (labels[changed] + step) % classes
+    return used
