@@ -6,7 +6,8 @@ A criterion, schedule, stage, model or dataset is one function with one decorato
     def magnitude(weights: Tensors) -> Tensors:
         \"""|w| (Han et al., 2015).\"""
 
-Positional parameters name the evidence a function is handed, as pytest names fixtures.
+Positional parameters name the evidence a function is handed, as pytest names fixtures. `python:pkg.module:function`
+is a name of every kind; looking it up imports the user's code, so recipes are asked first (see `recipe.bind`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints, overload
 
 from pydantic_core import core_schema
 
+from prunecli import own_code
 from prunecli.errors import Place
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,6 +88,9 @@ class Registry(Mapping[str, Entry]):
         if colon and rest and prefix + colon in self._entries:
             entry = self._entries[prefix + colon]
             return Entry(self.kind, name, entry.function, entry.traits, rest)
+        if name.startswith(own_code.PREFIX):
+            function = own_code.load(name)
+            return Entry(self.kind, name, function, getattr(function, "traits", {}))
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -112,6 +117,14 @@ class Choice:
     def entry(self) -> Entry:
         """The registered function."""
         return Registry.all[self.kind][self.name]
+
+    def named(self) -> Iterator[Choice]:
+        """This choice and those among its options."""
+        yield self
+        for value in self.options.values():
+            for inner in value if isinstance(value, list) else [value]:
+                if isinstance(inner, Choice):
+                    yield from inner.named()
 
     def __call__(self, *evidence: Any) -> Any:  # Any: as the function's signature says
         entry = self.entry

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -345,51 +344,12 @@ def test_a_model_that_cannot_be_made_says_which(name: str, options: dict[str, ob
         sketched(name, task, **options)
 
 
-@pytest.fixture
-def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_models.py").write_text(
-        "from torch import nn\n"
-        "SIZE = 3\n"
-        "def linear(task):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(task.classes))\n"
-        "def number(task):\n    return 3\n"
-    )
-    (tmp_path / "own_broken.py").write_text("import a_package_that_is_not_there\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("own_models", "own_broken"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
-
-@pytest.mark.usefixtures("own_code")
-def test_a_model_may_be_a_function_of_the_user() -> None:
-    assert models["python:own_models:linear"].traits["code"]
-    assert built("python:own_models:linear", DIGITS)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-
-
-@pytest.mark.usefixtures("own_code")
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("own_models", "write 'python:pkg.module:function'"),
-        ("own_models:", "write 'python:pkg.module:function'"),
-        (".own_models:linear", "write 'python:pkg.module:function'"),
-        ("own_model:linear", "No module named 'own_model'"),
-        ("own_broken:linear", "No module named 'a_package_that_is_not_there'"),
-        ("own_models:liner", "has no 'liner'; did you mean 'linear'"),
-        ("own_models:SIZE", "is of type int"),
-        ("own_models:number", "returned of type int"),
-    ],
-)
-def test_code_that_gives_no_model_is_explained(path: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        built(f"python:{path}", DIGITS)
-
-
 def test_the_zoo_needs_neither_timm_nor_torchvision() -> None:
     code = "import sys, prunecli.models; sys.exit(bool({'timm', 'torchvision'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", [*ZOO, "timm:resnet18", "torchvision:resnet18", "python:math:sqrt"])
+@pytest.mark.parametrize("name", [*ZOO, "timm:resnet18", "torchvision:resnet18"])
 def test_a_model_has_a_summary_and_options_that_can_be_validated(name: str) -> None:
     assert models[name].summary
     for option in models[name].options.values():

@@ -1,0 +1,31 @@
+"""Importing this registers every built-in function; recipes need it, tables of stored runs do not."""
+
+from prunecli import (
+    augmentations,
+    criteria,
+    datasets,
+    initializations,
+    labels,
+    models,
+    observers,
+    optimizers,
+    schedules,
+    scopes,
+    selections,
+    stages,
+)
+
+__all__ = [
+    "augmentations",
+    "criteria",
+    "datasets",
+    "initializations",
+    "labels",
+    "models",
+    "observers",
+    "optimizers",
+    "schedules",
+    "scopes",
+    "selections",
+    "stages",
+]

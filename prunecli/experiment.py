@@ -1,0 +1,114 @@
+"""An experiment: everything a recipe says that can change a result, as one frozen value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from prunecli import own_code
+from prunecli.registry import (
+    AugmentationChoice,
+    Choice,
+    DataChoice,
+    ExamplesChoice,
+    InitializationChoice,
+    LabelsChoice,
+    ModelChoice,
+    NoResult,
+    ObserverChoice,
+    OptimizerChoice,
+    ScheduleChoice,
+    StageChoice,
+    changes_no_result,
+    plain,
+)
+
+
+def _amount(value: float) -> float:
+    if isinstance(value, float) and value >= 1:
+        raise ValueError("should be a fraction below 1 or a whole number of examples")
+    return value
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("should name each seed once")
+    return seeds
+
+
+Epochs = Annotated[float, Field(ge=0, le=1_000_000)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**31)]],
+    Field(min_length=1, max_length=10_000),
+    AfterValidator(_distinct),
+]
+
+
+class Prunable(BaseModel):
+    """Which parameters can be pruned, by name patterns; without `include`, linear and convolution weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    include: list[str] = []
+    exclude: list[str] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A recipe with its defaults, of one point of its sweep. Equal experiments give equal results."""
+
+    about: Annotated[str, NoResult()] = ""
+    model: ModelChoice
+    initialization: InitializationChoice = Choice("initializations", "own")
+    data: DataChoice
+    examples: ExamplesChoice = Choice("examples", "all")
+    validation: Annotated[int | float, Field(ge=0), AfterValidator(_amount)] = 0
+    labels: LabelsChoice = Choice("labels", "clean")
+    augmentation: list[AugmentationChoice] = field(default_factory=list)
+    optimizer: OptimizerChoice
+    learning_rate: ScheduleChoice
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gradient_clipping: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    prunable: Prunable = field(default_factory=Prunable)
+    seeds: Annotated[Seeds, NoResult()] = field(default_factory=lambda: [0, 1, 2])
+    procedure: Annotated[list[StageChoice], Field(min_length=1)]
+    observe: list[ObserverChoice] = field(
+        default_factory=lambda: [Choice("observers", "example_losses"), Choice("observers", "instability")]
+    )
+
+    def plain(self, *, results_only: bool = False) -> dict[str, Any]:  # Any: a recipe's values
+        """The recipe's form, defaults spelled out; `results_only` leaves out what changes no result."""
+        hints = get_type_hints(type(self), include_extras=True)
+        shown = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if not (results_only and changes_no_result(hints[item.name]))
+        }
+        shown["prunable"] = self.prunable.model_dump()
+        if results_only and (code := self._code()):
+            shown["code"] = code
+        return {name: plain(value, results_only=results_only) for name, value in shown.items()}
+
+    def _code(self) -> dict[str, str]:
+        """The user's own functions and the digests of their files."""
+        values = [getattr(self, item.name) for item in fields(self)]
+        chosen = [inner for value in values for inner in (value if isinstance(value, list) else [value])]
+        names = {one.name for choice in chosen if isinstance(choice, Choice) for one in choice.named()}
+        return {
+            name: own_code.source_digest(name) for name in sorted(names) if name.startswith(own_code.PREFIX)
+        }
+
+
+def digest(value: Any) -> str:  # Any: whatever JSON can hold
+    """SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,75 @@
+"""What is written down of a level: metrics, per-example outcomes, masks, and what observers see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunecli.lab import TRAINING, VALIDATION, Lab, Outcomes
+from prunecli.observers import observe
+from prunecli.state import State
+from prunecli.store.values import Measured
+
+
+def measure(level: int, state: State, lab: Lab, around: Mapping[str, Outcomes]) -> tuple[Measured, Outcomes]:
+    """What is stored of a level that ends in a state, and its test outcomes.
+
+    `around` has the test outcomes `before` and `after` the level's pruning; level 0 reports none.
+    """
+    train = lab.outcomes(state, lab.dataset.train, lab.targets.used)
+    test = tested(lab, state)
+    arrays = _always(lab, state, train, test)
+    seen = {**(around if level > 0 else {}), "train": train, "test": test, "state": state, "lab": lab}
+    for choice in lab.experiment.observe:
+        arrays.update(observe(choice, seen))
+    kept = {name: state.masks[name].numpy(force=True) for name in lab.names}
+    spent = lab.epoch(state.spent)
+    return Measured(lab.seed, level, state.masks.density, spent, arrays, kept), test
+
+
+def tested(lab: Lab, state: State) -> Outcomes:
+    """The test outcomes of a state."""
+    return lab.outcomes(state, lab.dataset.test, lab.dataset.test.labels)
+
+
+def _always(
+    lab: Lab, state: State, train: Outcomes, test: Outcomes
+) -> dict[str, NDArray[Any]]:  # Any: see Measured
+    """What every level stores, whoever observes."""
+    targets = lab.targets
+    split = targets.split.numpy()
+    parts = {"train": split == TRAINING, "validation": split == VALIDATION}
+    arrays: dict[str, NDArray[Any]] = {
+        "examples/label": targets.used.numpy().astype(np.int64),
+        "examples/clean_label": targets.clean.numpy().astype(np.int64),
+        "examples/noisy": targets.noisy.numpy().astype(np.uint8),
+        "examples/split": split,
+        "test/label": lab.dataset.test.labels.numpy().astype(np.int64),
+        "layers/name": np.array(lab.names, dtype=object),
+        "layers/total": np.array([state.masks[name].numel() for name in lab.names], dtype=np.int64),
+        "layers/kept": np.array([int(state.masks[name].sum()) for name in lab.names], dtype=np.int64),
+    }
+    arrays |= _metrics("test", test, np.ones(len(test.loss), dtype=np.bool_))
+    for name, part in parts.items():
+        arrays |= _metrics(name, train, part) if part.any() else {}
+    noisy = targets.noisy.numpy()
+    if noisy.any():
+        for name, part in (("clean", ~noisy), ("noisy", noisy)):
+            chosen = parts["train"] & part
+            arrays[f"metrics/train_loss_{name}"] = _mean(train.loss.numpy()[chosen])
+    return arrays
+
+
+def _metrics(name: str, seen: Outcomes, part: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    correct, loss = seen.correct.numpy()[part], seen.loss.numpy()[part]
+    return {
+        f"metrics/{name}_error": 100 * (1 - _mean(correct)),
+        f"metrics/{name}_loss": _mean(loss),
+    }
+
+
+def _mean(values: NDArray[Any]) -> NDArray[np.float64]:  # Any: numbers
+    return np.asarray(values.mean(dtype=np.float64) if values.size else np.nan, dtype=np.float64)

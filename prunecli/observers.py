@@ -1,0 +1,56 @@
+"""Observers: what is written down of a level. Positional parameters name what an observer looks at.
+
+`train` and `test` are the level's outcomes at its end; `before` and `after` the test outcomes around its
+pruning. An observer that asks for what a level does not have is not called. Names with a slash are places in
+the store; others go to `observations/<observer>/<name>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunecli.lab import Outcomes
+from prunecli.registry import Choice, observers
+
+Arrays = Mapping[str, NDArray[Any]]  # Any: float64, float32 and uint8, as the contract says
+
+
+@observers
+def example_losses(train: Outcomes, test: Outcomes) -> Arrays:
+    """Each example's cross-entropy, and whether it is classified as its label says, at the level's end."""
+    return {
+        f"{place}/{name}": array
+        for place, seen in (("examples", train), ("test", test))
+        for name, array in (("loss", seen.loss.numpy()), ("correct", seen.correct.numpy().astype(np.uint8)))
+    }
+
+
+@observers
+def instability(before: Outcomes, after: Outcomes) -> Arrays:
+    """The relative drop of test accuracy by pruning, (before - after) / before (Bartoldson et al., 2020).
+
+    Both accuracies are taken with no step in between and BatchNorm's statistics as they are; the test errors
+    are in percent.
+    """
+    was, became = before.correct.double().mean().item(), after.correct.double().mean().item()
+    return {
+        "metrics/test_error_before_pruning": np.asarray(100 * (1 - was)),
+        "metrics/test_error_after_pruning": np.asarray(100 * (1 - became)),
+        "metrics/instability": np.asarray((was - became) / was if was else np.nan),
+    }
+
+
+def observe(choice: Choice, seen: Mapping[str, object]) -> Arrays:
+    """What an observer makes of what it asks for; nothing where that is not there."""
+    needs = choice.entry.needs
+    if not all(name in seen for name in needs):
+        return {}
+    found: Arrays = choice(*(seen[name] for name in needs))
+    return {
+        place if "/" in place else f"observations/{choice.name}/{place}": np.asarray(array)
+        for place, array in found.items()
+    }

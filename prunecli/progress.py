@@ -1,0 +1,94 @@
+"""What happens while runs are carried out, as values: whoever shows progress is told of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EpochSeen:
+    """A training epoch, or what of it a stage takes: for progress, never for results.
+
+    `spent` counts the epochs trained so far, `epochs` what of one this was; `loss` and `error` (percent) are
+    means over augmented examples in training mode; `rate` is the last step's learning rate.
+    """
+
+    spent: float
+    epochs: float
+    loss: float
+    error: float
+    images: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The work ahead: runs, and the epochs that are still to be trained in all."""
+
+    runs: int
+    epochs: float
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A run begins; `levels` of each seed, `done` (seed, level) pairs are sealed already."""
+
+    run: str
+    path: Path
+    seeds: tuple[int, ...]
+    levels: int
+    done: int
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch of training of a level."""
+
+    run: str
+    seed: int
+    level: int
+    levels: int
+    seen: EpochSeen
+
+
+@dataclass(frozen=True)
+class LevelDone:
+    """A level is sealed; errors in percent."""
+
+    run: str
+    seed: int
+    level: int
+    levels: int
+    density: float
+    test_error: float
+
+
+@dataclass(frozen=True)
+class SeedFailed:
+    """A seed stopped; the others go on."""
+
+    run: str
+    seed: int
+    why: str
+
+
+@dataclass(frozen=True)
+class RunDone:
+    """A run's work in this call is over; `status` as a stored run's."""
+
+    run: str
+    path: Path
+    status: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """Something that a person should know: a damaged file was set aside, versions differ."""
+
+    message: str
+
+
+Event = Planned | RunStarted | EpochDone | LevelDone | SeedFailed | RunDone | Said
+Listener = Callable[[Event], None]

@@ -1,0 +1,1 @@
+"""Recipes: YAML with addresses in, validated frozen values out."""

@@ -1,0 +1,277 @@
+"""A recipe file, overrides and a sweep become experiments."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunecli.errors import Mistake, Place, RecipeError, UsageError, suggest
+from prunecli.experiment import Experiment
+from prunecli.recipe.bind import Binder
+from prunecli.recipe.nodes import (
+    MAX_BYTES,
+    MAX_MISTAKES,
+    Items,
+    Node,
+    Scalar,
+    Table,
+    one_line,
+    plain,
+    presentable,
+    read,
+)
+from prunecli.recipe.options import schema_of
+from prunecli.recipe.paths import placed
+
+MAX_POINTS = 1_000
+MAX_SWEPT = 500_000
+"""Values in all points of a sweep together."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a recipe's sweep; `label` is for people."""
+
+    label: str
+    experiment: Experiment
+    root: Table = field(repr=False, compare=False)
+    """The nodes that the experiment was read from, overrides and sweep values put in."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as it was given, and the experiments that it asks for."""
+
+    source: str
+    text: str
+    overrides: tuple[str, ...]
+    points: tuple[Point, ...]
+
+
+def load(path: Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Recipe:
+    """The recipe in a file, with overrides `KEY=VALUE`.
+
+    Raises:
+        UsageError: the file cannot be read.
+        RecipeError: all of the recipe's mistakes.
+    """
+    return load_text(_text_of(path), str(path), overrides, stem=path.stem, allow_code=allow_code)
+
+
+def load_text(
+    text: str, source: str, overrides: Sequence[str] = (), *, stem: str = "recipe", allow_code: bool = False
+) -> Recipe:
+    """The recipe in a text; see `load`."""
+    root, mistakes = read(text, source)
+    assert isinstance(root, Table)
+    root, sweep = _without_sweep(root, overrides, mistakes)
+    for override in overrides:
+        root = _overridden(root, override, mistakes)
+    points, known = [], set(mistakes)
+    for suffix, point in _swept(root, sweep, mistakes):
+        binder = Binder(allow_code=allow_code)
+        bound = binder.options(Experiment, point, "a recipe", Place(source))
+        # The points of a sweep share most of their nodes, and so their mistakes.
+        mistakes += [mistake for mistake in binder.mistakes if mistake not in known]
+        known.update(binder.mistakes)
+        if isinstance(bound, dict):
+            points.append(Point(_label(stem, suffix), Experiment(**bound), point))
+    mistakes += _twice(points, sweep)
+    if mistakes:
+        raise RecipeError(_in_reading_order(mistakes, overrides))
+    return Recipe(source, text, tuple(overrides), tuple(points))
+
+
+def dump(experiment: Experiment) -> str:
+    """The resolved recipe as YAML, which loads as the same experiment."""
+    values = {name: value for name, value in experiment.plain().items() if value not in ("", None)}
+    return yaml.dump(
+        values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+    )
+
+
+def inline(value: Any) -> str:  # Any: a recipe's value
+    """A value as YAML writes it in one line."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=100_000)
+    return text.removesuffix("\n").removesuffix("...").strip()
+
+
+def origins(point: Point) -> dict[str, str]:
+    """For each dotted path of the resolved recipe, where its value comes from: a place, or `default`."""
+    return dict(_origins(point.experiment.plain(), point.root, ""))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            # Not the size that the file system tells: a pipe or a device has none.
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UsageError(f"{path}: a recipe has at most {MAX_BYTES // 1024} KiB")
+        return content.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        near = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise UsageError(
+            f"{path}: no such recipe{suggest(str(path), near)} (`prunecli ls recipes` lists the built-in ones)"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise UsageError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
+
+
+def _overridden(root: Table, override: str, mistakes: list[Mistake]) -> Table:
+    key, equals, value = override.partition("=")
+    place = Place("argument", 1, 1, one_line(override[:400]), len(key))
+    if not equals or not key:
+        mistakes.append(Mistake(place, f"'{override}' should be KEY=VALUE, such as epochs=10"))
+        return root
+    if key.partition(".")[0] == "sweep":
+        mistakes.append(Mistake(place, "a sweep is written in the recipe, not as an argument"))
+        return root
+    try:
+        node, found = read(" " * (len(key) + 1) + value, "argument", argument=override)
+        mistakes += found
+        return placed(root, schema_of(Experiment).parameters, key, node, place)
+    except RecipeError as error:
+        mistakes += error.mistakes
+        return root
+
+
+def _without_sweep(
+    root: Table, overrides: Sequence[str], mistakes: list[Mistake]
+) -> tuple[Table, Table | None]:
+    """The recipe without its sweep, and the sweep without the paths that an argument sets to one value."""
+    sweep = root.pairs.get("sweep")
+    if sweep is None:
+        return root, None
+    pairs = {name: node for name, node in root.pairs.items() if name != "sweep"}
+    rest = replace(root, pairs=pairs, size=root.size - 1 - sweep.size)
+    wrong = "'sweep' maps paths to lists of values, such as {labels.fraction: [0, 0.15]}"
+    if not isinstance(sweep, Table):
+        mistakes.append(Mistake(sweep.place, wrong))
+        return rest, None
+    mistakes += [Mistake(node.place, wrong) for node in sweep.pairs.values() if not isinstance(node, Items)]
+    given = {override.partition("=")[0] for override in overrides}
+    left = {path: node for path, node in sweep.pairs.items() if path not in given and isinstance(node, Items)}
+    return rest, replace(sweep, pairs=left)
+
+
+def _axes(root: Table, sweep: Table, mistakes: list[Mistake]) -> list[tuple[str, Place, Items]]:
+    """The sweep's paths and values; none of them where they would make too much or nothing."""
+    axes = [(path, sweep.keys[path], node) for path, node in sweep.pairs.items() if isinstance(node, Items)]
+    empty = [(path, node) for path, _, node in axes if not node.items]
+    mistakes += [Mistake(node.place, f"'{path}' has no values to sweep over") for path, node in empty]
+    count = math.prod(len(node.items) for _, _, node in axes)
+    most = min(MAX_POINTS, MAX_SWEPT // max(1, root.size))
+    if count > most:
+        of_this = "" if most == MAX_POINTS else " where the recipe is so long"
+        message = f"a sweep has at most {most:,} points{of_this}; this has {count:,}"
+        mistakes.append(Mistake(sweep.place, message))
+    return [] if empty or count > most else axes
+
+
+def _swept(root: Table, sweep: Table | None, mistakes: list[Mistake]) -> Iterator[tuple[str, Table]]:
+    """Each point's label and nodes; lists multiply."""
+    axes = [] if sweep is None else _axes(root, sweep, mistakes)
+    for positions in itertools.product(*(range(len(items.items)) for _, _, items in axes)):
+        point, suffix = root, ""
+        for (path, place, items), position in zip(axes, positions, strict=True):
+            value = items.items[position]
+            try:
+                point = placed(point, schema_of(Experiment).parameters, path, value, place)
+            except RecipeError as error:
+                mistakes += error.mistakes
+            suffix += f"-{path.rpartition('.')[2]}-{_short(value, position)}"
+        yield suffix, point
+
+
+def _twice(points: Sequence[Point], sweep: Table | None) -> list[Mistake]:
+    """Points of a sweep that would be one run."""
+    seen: dict[str, str] = {}
+    for point in points if sweep is not None else ():
+        key = json.dumps(point.experiment.plain(results_only=True), sort_keys=True)
+        if key in seen and sweep is not None:
+            message = f"two points of the sweep give one experiment: {seen[key]} and {point.label}"
+            return [Mistake(sweep.place, message)]
+        seen[key] = point.label
+    return []
+
+
+def _short(node: Node, position: int) -> str:
+    return str(node.value) if isinstance(node, Scalar) else str(position)
+
+
+def _label(stem: str, suffix: str) -> str:
+    label = re.sub(r"[^A-Za-z0-9._-]+", "_", stem + suffix).lstrip("._-")
+    return label[:54] or "recipe"
+
+
+def _in_reading_order(mistakes: Sequence[Mistake], overrides: Sequence[str]) -> list[Mistake]:
+    """Each mistake once, the recipe's before the arguments', and no more than a person reads."""
+    position = {one_line(override[:400]): number for number, override in reversed([*enumerate(overrides, 1)])}
+
+    def order(mistake: Mistake) -> tuple[int, int, int]:
+        place = mistake.place or Place("")
+        argument = position.get(place.text, 1) if place.source == "argument" else 0
+        return argument, place.line, place.column
+
+    ordered = [presentable(mistake) for mistake in sorted(dict.fromkeys(mistakes), key=order)]
+    more = len(ordered) - MAX_MISTAKES
+    rest = [Mistake(None, f"… and {more:,} mistakes more")] if more > 0 else []
+    return [*ordered[:MAX_MISTAKES], *rest]
+
+
+def _origins(value: Any, node: Node | None, path: str) -> Iterator[tuple[str, str]]:  # Any: a recipe's value
+    if isinstance(value, Mapping) and value:
+        given = node if isinstance(node, Table) else None
+        named = isinstance(node, Scalar) and list(value) == [node.value]
+        # A bare number is short for one option of one name: `0.1` for `{constant: {value: 0.1}}`.
+        number = node if isinstance(node, Scalar) and not isinstance(node.value, str) else None
+        for name, inner in value.items():
+            here = f"{path}.{name}" if path else name
+            if named and node is not None:
+                yield here, _origin(node)
+            if number is not None:
+                given = Table({name: number}, {}, number.place)
+            yield from _origins(inner, given.pairs.get(name) if given else None, here)
+    elif isinstance(value, list) and value:
+        items = node.items if isinstance(node, Items) else ()
+        for position, inner in enumerate(value):
+            yield from _origins(
+                inner, items[position] if position < len(items) else None, f"{path}.{position}"
+            )
+    else:
+        yield path, _origin(node)
+
+
+def _origin(node: Node | None) -> str:
+    if node is None:
+        return "default"
+    return "argument" if node.place.source == "argument" else f"line {node.place.line}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes strings that our reader would take for something else in quotes."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # Any: as PyYAML declares it
+        return True
+
+
+def _quoted(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    node, _ = read(f"x: {value}", "dump") if re.fullmatch(r"[\w.+-]*", value) else (None, [])
+    same = isinstance(node, Table) and plain(node) == {"x": value}
+    # Lines would be written one below the other, and `show` puts each value's origin beside it.
+    bare = "\n" not in value and (same or not re.fullmatch(r"[\w.+-]*", value))
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if bare else '"')
+
+
+_Dumper.add_representer(str, _quoted)

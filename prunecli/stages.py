@@ -1,0 +1,207 @@
+"""Stages: what a procedure is made of. Each takes a state and gives one; each foresees what it will do.
+
+Foresight works on an `Outlook`, which knows the clocks and the saved points but no weights: it is how
+`plan` finds a rewind to a point that is never saved before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from prunecli import masks
+from prunecli.errors import UsageError, suggest
+from prunecli.evidence import gather
+from prunecli.experiment import Epochs, Fraction
+from prunecli.lab import Lab
+from prunecli.masks import Group, Tensors
+from prunecli.registry import Choice, CriterionChoice, ScheduleChoice, ScopeChoice, StageChoice, stages
+from prunecli.state import SavedPoint, State
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+MAGNITUDE, GLOBAL = Choice("criteria", "magnitude"), Choice("scopes", "global")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of a state before anything runs; clocks in epochs, `epochs` the recipe's.
+
+    `density` is None once it depends on which layers the weights are in.
+    """
+
+    epochs: float
+    step: float = 0.0
+    spent: float = 0.0
+    density: float | None = 1.0
+    points: Mapping[str, float] = field(default_factory=dict)
+
+
+Foresight = Callable[..., Outlook]
+"""Takes an outlook and the stage's options; raises UsageError where the stage could not be carried out."""
+
+
+def _foresee_train(
+    outlook: Outlook, *, epochs: float | None, until: float | None, learning_rate: Choice | None
+) -> Outlook:
+    if epochs is not None and until is not None:
+        raise UsageError("'train' takes 'epochs' or 'until', not both")
+    end = outlook.step + epochs if epochs is not None else outlook.epochs if until is None else until
+    if end <= outlook.step:
+        raise UsageError(
+            f"'train' has nothing to do: the schedule stands at epoch {outlook.step:g} and this trains to {end:g}; "
+            "put a rewind before it, or give 'epochs'"
+        )
+    if learning_rate is not None:
+        learning_rate(outlook.epochs)
+    return replace(outlook, step=end, spent=outlook.spent + end - outlook.step)
+
+
+@stages(foresee=_foresee_train, trains=True)
+def train(
+    state: State,
+    lab: Lab,
+    *,
+    epochs: Epochs | None = None,
+    until: Epochs | None = None,
+    learning_rate: ScheduleChoice | None = None,
+) -> State:
+    """Train to the schedule's end, for so many `epochs`, or `until` an epoch of the schedule.
+
+    `learning_rate` replaces the recipe's schedule for this stage. Past its end a schedule holds its last
+    value, so `train: {epochs: 40}` after the end is fine-tuning (Renda et al., 2020).
+    """
+    if epochs is not None:
+        end = state.step + lab.steps(epochs)
+    else:
+        end = lab.steps(lab.experiment.epochs if until is None else until)
+    return lab.train(state, end - state.step, lab.rate_at(learning_rate))
+
+
+def _foresee_prune(outlook: Outlook, *, criterion: Choice, fraction: float, scope: Choice) -> Outlook:
+    del criterion
+    known = outlook.density is not None and not scope.options
+    return replace(outlook, density=(outlook.density or 0) * (1 - fraction) if known else None)
+
+
+@stages(foresee=_foresee_prune, prunes=True)
+def prune(
+    state: State,
+    lab: Lab,
+    *,
+    criterion: CriterionChoice = MAGNITUDE,
+    fraction: Fraction,
+    scope: ScopeChoice = GLOBAL,
+) -> State:
+    """Drop `round(fraction * kept)` weights, those of the lowest scores; ties go by position."""
+    groups: list[Group] = scope(lab.names, fraction)
+    return state.with_masks(masks.prune(state.masks, _scores(criterion, state, lab), groups))
+
+
+def _foresee_prune_to(outlook: Outlook, *, density: Choice, criterion: Choice, scope: Choice) -> Outlook:
+    del criterion
+    target = density(outlook.epochs)(outlook.step)
+    if not 0 <= target <= 1:
+        raise UsageError(f"the density should be from 0 to 1; it is {target:g} at epoch {outlook.step:g}")
+    known = outlook.density is not None and not scope.options
+    return replace(outlook, density=min(outlook.density or 0, target) if known else None)
+
+
+@stages(foresee=_foresee_prune_to, prunes=True)
+def prune_to(
+    state: State,
+    lab: Lab,
+    *,
+    density: ScheduleChoice,
+    criterion: CriterionChoice = MAGNITUDE,
+    scope: ScopeChoice = GLOBAL,
+) -> State:
+    """Leave `round(density * total)` weights, those of the highest scores; `density` may follow a schedule."""
+    target = density(lab.experiment.epochs)(lab.epoch(state.step))
+    groups: list[Group] = scope(lab.names, target)
+    return state.with_masks(masks.prune_to(state.masks, _scores(criterion, state, lab), groups))
+
+
+def _foresee_rewind(outlook: Outlook, *, what: str, to: float | str, momentum: str) -> Outlook:
+    del momentum
+    if isinstance(to, str) and to not in outlook.points:
+        known = f"{suggest(to, outlook.points)}" if outlook.points else ""
+        raise UsageError(
+            f"the point '{to}' is never saved before this{known}; put `save: {{point: {to}}}` before it"
+        )
+    if what == "weights" and not isinstance(to, str):
+        raise UsageError(
+            "rewinding weights needs the name of a saved point, such as {what: weights, to: early} after "
+            "`save: {point: early}`"
+        )
+    step = outlook.points[to] if isinstance(to, str) else to
+    if step > outlook.step:
+        raise UsageError(
+            f"'rewind' goes back; epoch {step:g} is past epoch {outlook.step:g}, where this stands"
+        )
+    return replace(outlook, step=step)
+
+
+@stages(foresee=_foresee_rewind, rewinds=True)
+def rewind(
+    state: State,
+    lab: Lab,
+    *,
+    what: Literal["learning_rate", "weights"] = "learning_rate",
+    to: Epochs | Name = 0.0,
+    momentum: Literal["reset", "keep"] = "reset",
+) -> State:
+    """Go back to an epoch of the schedule, or to a saved point.
+
+    `learning_rate` rewinds the schedule alone: weights and BatchNorm statistics stay (Renda et al., 2020).
+    `weights` restores all parameters and buffers of the point as well, the masks applied (Frankle et al.,
+    2020). `momentum: keep` leaves the optimizer's slots, as Renda et al.'s code does.
+    """
+    if isinstance(to, str):
+        point = state.points[to]
+        if what == "weights":
+            state = state.with_weights(point.weights, point.buffers)
+        step = point.step
+    else:
+        step = lab.steps(to)
+    state = replace(state, step=step)
+    return state.without_momentum() if momentum == "reset" else state
+
+
+def _foresee_save(outlook: Outlook, *, point: str) -> Outlook:
+    return replace(outlook, points={**outlook.points, point: outlook.step})
+
+
+@stages(foresee=_foresee_save)
+def save(state: State, _lab: Lab, *, point: Name) -> State:
+    """Remember weights, buffers and the place on the schedule under a name, for `rewind`."""
+    saved = SavedPoint(state.weights, state.buffers, state.step)
+    return replace(state, points={**state.points, point: saved})
+
+
+def _foresee_reinitialize(outlook: Outlook) -> Outlook:
+    return outlook
+
+
+@stages(foresee=_foresee_reinitialize)
+def reinitialize(state: State, lab: Lab) -> State:
+    """Draw all weights and buffers afresh, under the same masks (Frankle and Carbin, 2019); momentum is reset."""
+    weights, buffers = lab.initialized(1 + state.spent)
+    return state.with_weights(weights, buffers).without_momentum()
+
+
+@stages(macro=True)
+def repeat(
+    *,
+    times: Annotated[int, Field(ge=1, le=100_000)],
+    stages: Annotated[list[StageChoice], Field(min_length=1)],
+) -> list[Choice]:
+    """The stages, so many times over."""
+    return stages * times
+
+
+def _scores(criterion: Choice, state: State, lab: Lab) -> Tensors:
+    scores: Tensors = criterion(*gather(criterion.entry.needs, state, lab))
+    return scores

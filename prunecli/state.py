@@ -1,0 +1,74 @@
+"""The state that stages hand on: what training and pruning have made so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from prunecli.masks import Masks, Tensors, zeroed
+
+
+@dataclass(frozen=True)
+class SavedPoint:
+    """Weights and buffers as `save` found them, and the place on the schedules, in steps."""
+
+    weights: Tensors
+    buffers: Tensors
+    step: int
+
+
+def _on(tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that training goes on from.
+
+    `step` is the place on the schedules, and rewinds; `spent` counts the steps ever taken, only grows, and
+    keys data order and augmentation. `optimizer` maps `slot/parameter` to the optimizer's tensors.
+    The weights are exactly 0 wherever `masks` drops them: only `with_masks` changes masks.
+    """
+
+    weights: Tensors
+    buffers: Tensors
+    masks: Masks
+    optimizer: Tensors = field(default_factory=dict)
+    step: int = 0
+    spent: int = 0
+    points: Mapping[str, SavedPoint] = field(default_factory=dict)
+
+    def with_masks(self, masks: Masks) -> State:
+        """The state under other masks: dropped weights and their optimizer slots become exactly 0."""
+        optimizer = {}
+        for place, tensor in self.optimizer.items():
+            mask = masks.get(place.partition("/")[2])
+            masked = mask is not None and mask.shape == tensor.shape
+            optimizer[place] = zeroed(tensor, mask) if masked and mask is not None else tensor
+        return replace(self, weights=masks.apply(self.weights), masks=masks, optimizer=optimizer)
+
+    def with_weights(self, weights: Tensors, buffers: Tensors) -> State:
+        """The state with other weights and buffers, the masks applied."""
+        return replace(self, weights=self.masks.apply(weights), buffers=buffers)
+
+    def without_momentum(self) -> State:
+        """The state with an optimizer that has seen nothing yet."""
+        return replace(self, optimizer={})
+
+    def to(self, device: torch.device) -> State:
+        """The state with its tensors on the device."""
+        points = {
+            name: replace(point, weights=_on(point.weights, device), buffers=_on(point.buffers, device))
+            for name, point in self.points.items()
+        }
+        return replace(
+            self,
+            weights=_on(self.weights, device),
+            buffers=_on(self.buffers, device),
+            masks=Masks(_on(self.masks, device)),
+            optimizer=_on(self.optimizer, device),
+            points=points,
+        )

@@ -1,0 +1,62 @@
+"""What a stored run is to its readers; nothing here imports torch or h5py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Status = Literal["complete", "running", "partial"]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run read back from its folder: S seeds by L levels; NaN where a seed has no such level yet.
+
+    `status`: `complete` has a sealed store; `running` is locked by a process at this moment; `partial` is
+    neither. `recipe` is the resolved recipe, `total` the number of prunable weights, `notes` what a reader
+    of a table should know, such as a seed that failed.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    status: Status
+    recipe: Mapping[str, Any]  # Any: a recipe's values
+    seeds: tuple[int, ...]
+    density: Floats
+    spent: Floats
+    metrics: Mapping[str, Floats]
+    units: Mapping[str, str]
+    total: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A seed's level as it is stored: arrays by their place in the store, masks by parameter.
+
+    `density` is kept / prunable weights, `spent` the epochs trained in all.
+    """
+
+    seed: int
+    level: int
+    density: float
+    spent: float
+    arrays: Mapping[str, NDArray[Any]]  # Any: the types that the contract gives each place
+    masks: Mapping[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a store says of itself: the recipe's digest, a title, how masks are kept, and its provenance."""
+
+    digest: str
+    title: str
+    encoding: Literal["pruned_at", "packbits"]
+    provenance: Mapping[str, str]
