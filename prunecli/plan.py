@@ -1,0 +1,220 @@
+"""What a recipe will do: unrolled, checked and costed, without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunecli.datasets.values import Dataset, Facts
+from prunecli.errors import EnvironmentMissing
+from prunecli.estimate import measure_cost
+from prunecli.experiment import Experiment
+from prunecli.lab import LEFT_OUT, TRAINING, VALIDATION, Lab, build, chosen_names, make_targets
+from prunecli.procedure import Foreseen, foresee, prefix_digest
+from prunecli.recipe.load import Point, Recipe
+from prunecli.registry import Choice
+from prunecli.runs import Settings, folder_of, load_dataset
+from prunecli.store.states import States
+from prunecli.task import Task
+
+MASK_BYTES, OUTCOME_BYTES, STATE_BYTES, POINT_BYTES = 1, 5, 13, 4
+"""What a store takes for a weight and seed, for an example, level and seed; what a state takes for a parameter
+with two optimizer slots, and for one of a saved point."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Examples by what they are for; None where the dataset's size is not known."""
+
+    train: int | None = None
+    validation: int | None = None
+    left_out: int | None = None
+    test: int | None = None
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a recipe; what needs the dataset is None where that is not on this machine.
+
+    `seconds` is for one seed after another, reading of data left out; `bytes` the store's size before
+    compression, and `state_bytes` what the kept states of all seeds take.
+    """
+
+    point: Point
+    levels: tuple[Foreseen, ...]
+    task: Task | None
+    parameters: int | None
+    prunable: int | None
+    tensors: int | None
+    counts: Counts
+    steps_per_epoch: int | None
+    folder: Path | None
+    reused: tuple[tuple[int, int], ...]
+    """(seed, levels) that need no training, their parts or states being stored."""
+    seconds: float | None
+    store_bytes: int | None
+    state_bytes: int | None
+    missing: str
+
+    @property
+    def epochs(self) -> float:
+        """Epochs of a seed."""
+        return self.levels[-1].outlook.spent
+
+
+def make_plan(recipe: Recipe, settings: Settings, *, timed: bool = True) -> list[PlannedRun]:
+    """The recipe's runs as they would be carried out; every mistake is found here.
+
+    Raises:
+        RecipeError: stages that cannot be carried out.
+        UsageError: labels, splits or patterns do not fit the dataset or the model.
+    """
+    foreseen = [foresee(point.experiment) for point in recipe.points]
+    datasets: dict[str, tuple[Dataset | None, Facts, str]] = {}
+    plans = []
+    for point, levels in zip(recipe.points, foreseen, strict=True):
+        name = repr(point.experiment.data.plain())
+        if name not in datasets:
+            datasets[name] = _dataset(point.experiment.data, settings)
+        plans.append(_planned(point, levels, *datasets[name], settings, timed=timed))
+    return plans
+
+
+def described(choice: Choice) -> str:
+    """A choice in a line, with the options that are not at their defaults: `prune(fraction=0.2)`."""
+    parameters = choice.entry.options
+    given = [
+        f"{name}={described(value) if isinstance(value, Choice) else value}"
+        for name, value in choice.options.items()
+        if value != parameters[name].default
+    ]
+    return f"{choice.name}({', '.join(given)})" if given else choice.name
+
+
+def _dataset(choice: Choice, settings: Settings) -> tuple[Dataset | None, Facts, str]:
+    try:
+        dataset = load_dataset(choice, settings)
+        return dataset, Facts(dataset.task, len(dataset.train), len(dataset.test)), ""
+    except EnvironmentMissing as error:
+        return None, choice.entry.traits.get("facts", Facts()), str(error)
+
+
+def _planned(
+    point: Point,
+    levels: Sequence[Foreseen],
+    dataset: Dataset | None,
+    facts: Facts,
+    missing: str,
+    settings: Settings,
+    *,
+    timed: bool,
+) -> PlannedRun:
+    experiment = point.experiment
+    counts = _counts(experiment, dataset, facts)
+    model = None if facts.task is None else build(experiment, facts.task, 0, torch.device("cpu"))
+    sizes = {name: p.numel() for name, p in model.named_parameters()} if model is not None else None
+    names = chosen_names(experiment, model) if model is not None else ()
+    steps = None if counts.train is None else Lab.batches_in(counts.train, experiment.batch_size)
+    folder = None if dataset is None else folder_of(point, dataset.fingerprint, settings.runs)
+    seconds = None
+    if timed and facts.task is not None and steps is not None:
+        seconds = _seconds(experiment, levels, facts, steps, settings)
+    prunable = sum(sizes[name] for name in names) if sizes is not None else None
+    seeds = len(experiment.seeds)
+    known = prunable is not None and facts.train is not None and facts.test is not None
+    per_parameter = STATE_BYTES + POINT_BYTES * len(levels[-1].outlook.points)
+    examples = (facts.train or 0) + (facts.test or 0)
+    return PlannedRun(
+        point=point,
+        levels=tuple(levels),
+        task=facts.task,
+        parameters=sum(sizes.values()) if sizes is not None else None,
+        prunable=prunable,
+        tensors=len(names) if sizes is not None else None,
+        counts=counts,
+        steps_per_epoch=steps,
+        folder=None if folder is None else folder.path,
+        reused=() if dataset is None else _reused(point, dataset, levels, settings),
+        seconds=seconds,
+        store_bytes=seeds * ((prunable or 0) * MASK_BYTES + OUTCOME_BYTES * examples * len(levels))
+        if known
+        else None,
+        state_bytes=2 * seeds * per_parameter * sum(sizes.values()) if sizes is not None else None,
+        missing=missing,
+    )
+
+
+def _counts(experiment: Experiment, dataset: Dataset | None, facts: Facts) -> Counts:
+    if dataset is not None:
+        split = make_targets(experiment, experiment.seeds[0], dataset).split
+        train, validation, left = (int((split == part).sum()) for part in (TRAINING, VALIDATION, LEFT_OUT))
+        return Counts(train, validation, left, len(dataset.test))
+    if facts.train is None:
+        return Counts()
+    amount = experiment.validation
+    validation = round(amount * facts.train) if isinstance(amount, float) else amount
+    chosen = int(experiment.examples(facts.train).sum())
+    return Counts(max(0, chosen - validation), validation, facts.train - chosen, facts.test)
+
+
+def _seconds(
+    experiment: Experiment, levels: Sequence[Foreseen], facts: Facts, steps: int, settings: Settings
+) -> float:
+    assert facts.task is not None
+    cost = measure_cost(experiment, facts.task, settings.device)
+    training = levels[-1].outlook.spent * steps * cost.step
+    events = sum(1 for foreseen in levels if foreseen.level.event)
+    seen = len(levels) * ((facts.train or 0) + (facts.test or 0)) + events * (facts.test or 0)
+    return len(experiment.seeds) * (training + seen * cost.evaluated_image)
+
+
+def _reused(
+    point: Point, dataset: Dataset, levels: Sequence[Foreseen], settings: Settings
+) -> tuple[tuple[int, int], ...]:
+    folder = folder_of(point, dataset.fingerprint, settings.runs)
+    stored = folder.stored_seeds()
+    states = States(settings.runs / ".states")
+    dense = prefix_digest(point.experiment, dataset.fingerprint, 0)
+    reused = []
+    for seed in point.experiment.seeds:
+        sealed = len(levels) if seed in stored else len(folder.chain(seed).parts)
+        if sealed == 0 and states.size(dense, seed) is not None:
+            sealed = 1
+        reused.append((seed, sealed))
+    return tuple(pair for pair in reused if pair[1])
+
+
+def as_json(plan: PlannedRun) -> dict[str, Any]:  # Any: what JSON holds
+    """A plan as JSON holds it."""
+    return {
+        "label": plan.point.label,
+        "folder": None if plan.folder is None else str(plan.folder),
+        "model": plan.point.experiment.model.name,
+        "data": plan.point.experiment.data.name,
+        "parameters": plan.parameters,
+        "prunable": plan.prunable,
+        "examples": {
+            name: getattr(plan.counts, name) for name in ("train", "validation", "left_out", "test")
+        },
+        "steps_per_epoch": plan.steps_per_epoch,
+        "seeds": plan.point.experiment.seeds,
+        "epochs_per_seed": plan.epochs,
+        "seconds": plan.seconds,
+        "store_bytes": plan.store_bytes,
+        "state_bytes": plan.state_bytes,
+        "reused": [{"seed": seed, "levels": levels} for seed, levels in plan.reused],
+        "missing": plan.missing or None,
+        "levels": [
+            {
+                "level": foreseen.level.number,
+                "stages": [described(stage) for stage in foreseen.level.stages],
+                "density": foreseen.outlook.density,
+                "spent": foreseen.outlook.spent,
+            }
+            for foreseen in plan.levels
+        ],
+    }
