@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 
@@ -16,6 +19,7 @@ from prunecli.procedure import Level, carry_out, prefix_digest
 from prunecli.progress import (
     EpochDone,
     EpochSeen,
+    Event,
     LevelDone,
     Listener,
     Planned,
@@ -23,6 +27,7 @@ from prunecli.progress import (
     RunStarted,
     Said,
     SeedFailed,
+    as_json,
 )
 from prunecli.recipe.load import Recipe
 from prunecli.runs import Prepared, Settings, header_of, prepare, write_run_files
@@ -45,6 +50,7 @@ class Finished:
 
 def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Finished]:
     """Carry the recipe's runs out, `settings.workers` seeds side by side; a failed seed does not stop the others."""
+    tell = _logged(tell, settings.runs)
     with ExitStack() as locks:
         locks.enter_context(denormals_flushed())
         prepared = prepare(recipe, settings)
@@ -76,6 +82,25 @@ def carry_out_seed(run: Prepared, seed: int, settings: Settings, tell: Listener)
     return ""
 
 
+def _logged(tell: Listener, runs: Path) -> Listener:
+    """The listener, with what happens to a run but for its epochs written to the run's `log.jsonl`, for people."""
+
+    complete: set[str] = set()
+
+    def listen(event: Event) -> None:
+        name = getattr(event, "run", None)
+        if isinstance(event, RunStarted) and event.done == event.levels * len(event.seeds):
+            complete.add(event.run)
+        if name and name not in complete and not isinstance(event, EpochDone):
+            line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **as_json(event)})
+            # The log is never the truth: a full disk stops the next seal, not this.
+            with suppress(OSError), (runs / name / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(line + "\n")
+        tell(event)
+
+    return listen
+
+
 @dataclass(frozen=True)
 class _Begun:
     """A locked run, the seeds that its store has, and those that are to be carried out."""
@@ -90,10 +115,12 @@ class _Begun:
 
 
 def _begin(run: Prepared, recipe: Recipe, settings: Settings, tell: Listener, locks: ExitStack) -> _Begun:
-    make_folder(run.folder.path)
-    locks.enter_context(run.folder.locked())
-    have = run.folder.stored_seeds()
     seeds = tuple(run.experiment.seeds)
+    if not run.folder.stored_seeds() >= set(seeds):
+        # What is complete is only read, and may well be read-only.
+        make_folder(run.folder.path)
+        locks.enter_context(run.folder.locked())
+    have = run.folder.stored_seeds()
     begun = _Begun(run, have, tuple(seed for seed in seeds if seed not in have))
     done = sum(min(run.limit, len(run.folder.chain(seed).parts)) for seed in begun.missing)
     levels = run.limit * len(have & set(seeds)) + done

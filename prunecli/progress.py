@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,11 @@ class Said:
 
 Event = Planned | RunStarted | EpochDone | LevelDone | SeedFailed | RunDone | Said
 Listener = Callable[[Event], None]
+
+
+def as_json(event: Event) -> dict[str, Any]:  # Any: what JSON holds
+    """An event as JSON holds it, its kind under `event`."""
+    content = {
+        name: str(value) if isinstance(value, Path) else value for name, value in asdict(event).items()
+    }
+    return {"event": type(event).__name__, **content}

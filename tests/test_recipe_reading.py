@@ -381,6 +381,24 @@ def test_a_mistake_in_a_shared_node_is_said_once():
     assert said_of(text + "sweep: {labels.fraction: [0, 0.1, 0.2]}\n").count("less than or equal to 1") == 1
 
 
+def repeated(times: int) -> str:
+    stage = "train"
+    for _ in range(times):
+        stage = f"{{repeat: {{times: 1, stages: [{stage}]}}}}"
+    return with_line(11, f"  - {stage}")
+
+
+def test_a_recipe_is_read_if_what_is_kept_of_it_can_be_read():
+    deepest = experiment(text=repeated(9))
+    assert experiment(text=dump(deepest)) == deepest
+    assert "with its defaults the recipe cannot be kept: nested deeper than 32 levels" in said_of(
+        repeated(10)
+    )
+    many = BASE.replace("  - train\n", "  - train\n" * 3_000)
+    assert "with its defaults the recipe cannot be kept: a recipe has at most 20,000" in said_of(many)
+    assert len(experiment(f"seeds={list(range(9_999))}").seeds) == 9_999
+
+
 # --- Overrides and sweeps
 
 
@@ -638,6 +656,7 @@ def test_what_is_loaded_is_valid_and_comes_back_from_its_dump(chosen):
 @QUICK
 @given(TEXT | WORDS)
 @example("a\nb")
+@example("\xa0")
 def test_a_text_written_in_a_line_is_read_as_it_was(text):
     line = inline(text)
     assert "\n" not in line

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from prunecli.experiment import Experiment
 from prunecli.recipe.bind import Binder
 from prunecli.recipe.nodes import (
     MAX_BYTES,
+    MAX_DEPTH,
     MAX_MISTAKES,
     Items,
     Node,
@@ -32,7 +34,7 @@ from prunecli.recipe.options import schema_of
 from prunecli.recipe.paths import placed
 
 MAX_POINTS = 1_000
-MAX_SWEPT = 500_000
+MAX_SWEPT = 200_000
 """Values in all points of a sweep together."""
 
 
@@ -85,6 +87,8 @@ def load_text(
         if isinstance(bound, dict):
             points.append(Point(_label(stem, suffix), Experiment(**bound), point))
     mistakes += _twice(points, sweep)
+    if points and not mistakes:
+        mistakes += _unreadable(points[0])
     if mistakes:
         raise RecipeError(_in_reading_order(mistakes, overrides))
     return Recipe(source, text, tuple(overrides), tuple(points))
@@ -101,7 +105,7 @@ def dump(experiment: Experiment) -> str:
 def inline(value: Any) -> str:  # Any: a recipe's value
     """A value as YAML writes it in one line."""
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=100_000)
-    return text.removesuffix("\n").removesuffix("...").strip()
+    return text.removesuffix("\n").removesuffix("...").strip("\n ")
 
 
 def origins(point: Point) -> dict[str, str]:
@@ -194,6 +198,24 @@ def _swept(root: Table, sweep: Table | None, mistakes: list[Mistake]) -> Iterato
         yield suffix, point
 
 
+def _unreadable(point: Point) -> list[Mistake]:
+    """What hinders the resolved recipe, which a run keeps, from being read: defaults make it larger."""
+    form = point.experiment.plain()
+    if len(json.dumps(form)) < MAX_BYTES // 16 and _depth(form) < MAX_DEPTH:
+        return []
+    try:
+        read(dump(point.experiment), "resolved")
+    except RecipeError as error:
+        why = f"with its defaults the recipe cannot be kept: {error.mistakes[0].message}"
+        return [Mistake(point.root.place, why)]
+    return []
+
+
+def _depth(value: Any) -> int:  # Any: a recipe's value
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
+
+
 def _twice(points: Sequence[Point], sweep: Table | None) -> list[Mistake]:
     """Points of a sweep that would be one run."""
     seen: dict[str, str] = {}
@@ -267,11 +289,17 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _quoted(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    node, _ = read(f"x: {value}", "dump") if re.fullmatch(r"[\w.+-]*", value) else (None, [])
-    same = isinstance(node, Table) and plain(node) == {"x": value}
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if _bare(value) else '"')
+
+
+@cache
+def _bare(value: str) -> bool:
+    """Whether PyYAML may choose how to write a string: our reader takes it for one, and it has one line."""
     # Lines would be written one below the other, and `show` puts each value's origin beside it.
-    bare = "\n" not in value and (same or not re.fullmatch(r"[\w.+-]*", value))
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if bare else '"')
+    if not re.fullmatch(r"[\w.+-]*", value):
+        return "\n" not in value
+    node, _ = read(f"x: {value}", "dump")
+    return isinstance(node, Table) and plain(node) == {"x": value}
 
 
 _Dumper.add_representer(str, _quoted)

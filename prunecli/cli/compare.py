@@ -1,0 +1,292 @@
+"""`prunecli compare`: tabulate stored runs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prunecli.cli import output
+from prunecli.errors import NotComparable, PrunecliError, StorageError, UsageError, suggest
+from prunecli.expression import LEVELS, Expression, parse
+
+# What reads and computes is imported inside functions, so that `--help` opens at once.
+if TYPE_CHECKING:
+    from prunecli.compare import Compared, Reference, Summary
+    from prunecli.store.values import StoredRun
+
+Read = Callable[[Path], "StoredRun"]
+_RUN_FILES = ("recipe.yaml", "run.json", "store.h5", "parts")
+_LEVELS = (*LEVELS, "same")
+
+
+class Format(StrEnum):
+    """How the comparison is printed."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare and how, as the command line says it; `brief` None is brief for several runs."""
+
+    metric: str = "test_error"
+    against: str = ""
+    gates: tuple[Expression, ...] = ()
+    require_n: int = 0
+    confidence: float = 0.95
+    seeds: tuple[int, ...] = ()
+    format: Format = Format.table
+    files: tuple[Path, ...] = ()
+    brief: bool | None = None
+    root: Path = Path("runs")
+
+
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Run folders or names; by default all in --runs.", show_default=False),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="The metric to compare by.")] = "test_error",
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN[:LEVEL]",
+            help="Compare with this run, at a level: a number, dense, optimal, sparsest_better, last, or "
+            "same for level by level. By default each run is compared with its own dense level.",
+        ),
+    ] = "",
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
+    json: output.AsJson = False,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Also write it: .txt .md .csv .json or .tex says how."
+        ),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXPR", help="Exit 5 where true, e.g. 'optimal.test_error > dense.test_error + 0.5'."
+        ),
+    ] = None,
+    require_n: Annotated[int, typer.Option(min=0, help="Exit 4 where a level has fewer seeds.")] = 0,
+    confidence: Annotated[float, typer.Option(help="Of the intervals, between 0 and 1.")] = 0.95,
+    seeds: Annotated[str, typer.Option(help="Only these seeds, such as 0,1,2 or 0-2.")] = "",
+    all_levels: Annotated[
+        bool | None,
+        typer.Option("--all-levels/--brief", help="Every level, or the marked ones; brief for several runs."),
+    ] = None,
+    root: output.Runs = Path("runs"),
+    verbose: output.Verbose = False,
+) -> None:
+    """Tabulate runs: each level against the dense one, with its verdict."""
+    del verbose
+    from prunecli.store.reading import read_run
+
+    settings = Settings(
+        metric=metric,
+        against=against,
+        gates=tuple(parse(text) for text in fail_if or ()),
+        require_n=require_n,
+        confidence=_checked_confidence(confidence),
+        seeds=tuple(output.parse_seeds(seeds)) if seeds else (),
+        format=Format.json if json else format,
+        files=_checked_files(files or ()),
+        brief=None if all_levels is None else not all_levels,
+        root=root,
+    )
+    compare_runs(runs or (), settings, read_run)
+
+
+def compare_runs(texts: Sequence[str], settings: Settings, read: Read) -> None:
+    """Print the runs' comparison; then raise what was wrong with any of them, all in one error."""
+    from prunecli.compare import check_gate, problems
+
+    errors: list[PrunecliError] = []
+    runs: list[StoredRun] = []
+    for path in _paths(texts, settings.root):
+        with _collecting_(errors):
+            runs.append(_read(path, settings, read))
+    if not runs:
+        raise _together(errors)
+    with _collecting_(errors):
+        compared = _compared(runs, settings, read)
+        _emit(compared, settings)
+        errors += problems(compared, require_n=settings.require_n)
+        for summary, gate in itertools.product(compared.summaries, settings.gates):
+            with _collecting_(errors):
+                check_gate(gate, compared, summary)
+    if errors:
+        raise _together(errors)
+
+
+@contextmanager
+def _collecting_(errors: list[PrunecliError]) -> Iterator[None]:
+    """Keeps an error for later, so that one run does not stop the others."""
+    try:
+        yield
+    except PrunecliError as error:
+        errors.append(error)
+
+
+def _together(errors: Sequence[PrunecliError]) -> PrunecliError:
+    # What could not be read weighs more than what could not be compared, and that more than a failed gate.
+    gravest = min(errors, key=lambda error: error.status)
+    return type(gravest)("\n".join(_safe(str(error)) for error in errors))
+
+
+def _paths(texts: Sequence[str], root: Path) -> list[Path]:
+    if not texts:
+        every = sorted(path for path in root.glob("*") if _is_run(path)) if root.is_dir() else []
+        if not every:
+            raise UsageError(f"{root}: no runs there; name some, or set --runs")
+        return every
+    paths = [_path(text, root) for text in texts]
+    runs = [path for path in paths if _is_run(path) or not path.exists()]
+    if any(map(_is_run, runs)):
+        for path in paths:
+            if path not in runs:
+                _say(f"{path}: not a run's folder, left out")
+        paths = runs
+    return list({path.resolve(): path for path in paths}.values())
+
+
+def _path(text: str, root: Path) -> Path:
+    """The folder that a path, or a run's name or the unique beginning of one, stands for."""
+    path = Path(text).parent if Path(text).name == "store.h5" else Path(text)
+    if path.exists() or not root.is_dir():
+        return path
+    named = (
+        [root / text]
+        if (root / text).exists()
+        else [run for run in root.iterdir() if run.name.startswith(text)]
+    )
+    if len(named) > 1:
+        raise UsageError(f"'{text}' begins several runs: {', '.join(sorted(run.name for run in named))}")
+    return named[0] if named else path
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and any((path / name).exists() for name in _RUN_FILES)
+
+
+def _read(path: Path, settings: Settings, read: Read) -> StoredRun:
+    from prunecli.compare import with_seeds
+
+    run = read(path)
+    return with_seeds(run, settings.seeds) if settings.seeds else run
+
+
+def _compared(runs: Sequence[StoredRun], settings: Settings, read: Read) -> Compared:
+    from prunecli.compare import Compared, summarize
+
+    names = [run.name for run in runs]
+    # Two folders may hold runs of one name.
+    distinct = (run if names.count(run.name) == 1 else replace(run, name=str(run.path)) for run in runs)
+    summaries = tuple(map(summarize, distinct))
+    reference = _reference(summaries, settings, read) if settings.against else None
+    return Compared(summaries, settings.metric, reference, settings.confidence)
+
+
+def _reference(summaries: Sequence[Summary], settings: Settings, read: Read) -> Reference:
+    from prunecli.compare import Reference
+
+    run, colon, word = settings.against.rpartition(":")
+    if not (colon and run and (word in _LEVELS or re.fullmatch("[0-9]{1,6}", word))):
+        run, word = settings.against, "dense"
+    summary = _named(run, summaries, settings, read)
+    if word != "same" and summary.pick(word) is None:
+        has = f"levels 0 to {len(summary.levels) - 1}" if summary.levels else "no levels yet"
+        raise NotComparable(
+            f"--against {settings.against}: {summary.run.name} has no level '{word}'; it has {has}"
+        )
+    return Reference(summary, word)
+
+
+def _named(text: str, summaries: Sequence[Summary], settings: Settings, read: Read) -> Summary:
+    from prunecli.compare import summarize
+
+    for fits in (str.__eq__, str.startswith):
+        found = [
+            each
+            for each in summaries
+            if any(fits(name, text) for name in (each.run.name, each.run.path.name, str(each.run.path)))
+        ]
+        if len(found) > 1:
+            raise UsageError(
+                f"--against '{text}' fits several runs: {', '.join(each.run.name for each in found)}"
+            )
+        if found:
+            return found[0]
+    path = _path(text, settings.root)
+    if not path.exists():
+        hint = suggest(text, [summary.run.name for summary in summaries])
+        raise UsageError(
+            f"--against '{text}': no such run{hint}; a level after ':' is a number, {', '.join(_LEVELS)}"
+        )
+    return summarize(_read(path, settings, read))
+
+
+def _emit(compared: Compared, settings: Settings) -> None:
+    from prunecli import report
+
+    brief = len(compared.summaries) > 1 if settings.brief is None else settings.brief
+    if settings.format is Format.table and sys.stdout.isatty():
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        console.print(*report.rich(compared, brief=brief, width=console.width), sep="\n")
+    else:
+        sys.stdout.write(report.FORMATS[settings.format](compared, brief))
+    if settings.format in (Format.csv, Format.json):
+        for summary in compared.summaries:
+            for note in report.notes(compared, summary):
+                _say(f"{summary.run.name}: {note}")
+    for path in settings.files:
+        _write(path, report.FORMATS[report.ENDINGS[path.suffix]](compared, brief))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
+    _say(f"wrote {path}")
+
+
+def _say(text: str) -> None:
+    output.say(_safe(text))
+
+
+def _safe(text: str) -> str:
+    from prunecli.report import shown
+
+    return "\n".join(shown(line) for line in text.split("\n"))
+
+
+def _checked_confidence(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise UsageError(f"--confidence {confidence:g}: should be between 0 and 1, such as 0.95")
+    return confidence
+
+
+def _checked_files(paths: Iterable[Path]) -> tuple[Path, ...]:
+    from prunecli.report import ENDINGS
+
+    for path in paths:
+        if path.suffix not in ENDINGS:
+            raise UsageError(f"--output {path}: unknown ending; known: {' '.join(ENDINGS)}")
+    return tuple(paths)

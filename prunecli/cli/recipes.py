@@ -1,0 +1,273 @@
+"""`prunecli plan`, `ls`, `cp`, `show` and `schema`: what there is, and what a recipe means."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunecli.cli import output
+from prunecli.errors import StorageError, UsageError, suggest
+
+if TYPE_CHECKING:
+    from prunecli.plan import PlannedRun
+    from prunecli.recipe.load import Point, Recipe
+    from prunecli.runs import Settings
+
+SHOWN_LEVELS = 40
+
+
+def plan(
+    recipe: output.RecipeArgument,
+    overrides: output.Overrides = None,
+    runs: output.Runs = Path("runs"),
+    seeds: output.Seeds = "",
+    device: output.Device = "auto",
+    data_root: output.DataRoot = None,
+    allow_code: output.AllowCode = False,
+    verbose: output.Verbose = False,
+    json: output.AsJson = False,
+) -> None:
+    """Check a recipe and show what it will do: its levels, sizes, folders and cost. Runs nothing."""
+    del verbose
+    loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code)
+    print_plan(loaded, make_settings(runs, device, data_root, download=False), as_json=json)
+
+
+def load_recipe(given: str, overrides: Sequence[str], seeds: str, *, allow_code: bool) -> Recipe:
+    """The recipe that a command line names, its overrides put in."""
+    from prunecli.recipe.library import find
+
+    path = find(given)
+    chosen = [f"seeds={output.parse_seeds(seeds)}"] if seeds else []
+    if allow_code:
+        # An installed command does not look for modules in the folder that it is called from.
+        sys.path.insert(0, str(Path.cwd()))
+    import prunecli.catalog  # noqa: F401  (registers what recipes name)
+    from prunecli.recipe.load import load
+
+    return load(path, [*overrides, *chosen], allow_code=allow_code)
+
+
+def make_settings(
+    runs: Path,
+    device: str,
+    data_root: str | None,
+    *,
+    download: bool,
+    dense_only: bool = False,
+    workers: int = 1,
+) -> Settings:
+    """Where and how a command line asks for runs to be carried out."""
+    from prunecli.datasets.values import roots
+    from prunecli.runs import Settings, choose_device
+
+    found = roots(data_root, download, os.environ)
+    return Settings(runs, choose_device(device), found, dense_only, workers)
+
+
+def print_plan(recipe: Recipe, settings: Settings, *, as_json: bool) -> None:
+    """Print the plan of a recipe."""
+    from prunecli import plan
+
+    plans = plan.make_plan(recipe, settings)
+    if as_json:
+        output.print_json([plan.as_json(one) for one in plans])
+        return
+    for one in plans:
+        print("\n".join(_plan_lines(one)))
+
+
+def ls(
+    kind: Annotated[str, typer.Argument(help="recipes, models, data, criteria, stages, schedules, …")] = "",
+    pattern: Annotated[str, typer.Argument(help="Show names that contain this.")] = "",
+    verbose: output.Verbose = False,
+    json: output.AsJson = False,
+) -> None:
+    """List what there is: recipes, models, datasets, criteria, stages, schedules and so on."""
+    del verbose
+    rows = [(name, about) for name, about in _listed(kind) if pattern in name]
+    if json:
+        output.print_json([{"name": name, "about": about} for name, about in rows])
+        return
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, about in rows:
+        print(f"{name:<{width}}  {about}".rstrip())
+
+
+def cp(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe's name.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file or a folder.")],
+    force: Annotated[bool, typer.Option("-f", "--force", help="Replace a file that is there.")] = False,
+    verbose: output.Verbose = False,
+) -> None:
+    """Copy a built-in recipe, to be changed."""
+    del verbose
+    from prunecli.recipe.library import path_of
+
+    source = path_of(recipe)
+    target = destination / source.name if destination.is_dir() else destination
+    try:
+        with target.open("wb" if force else "xb") as file:
+            file.write(source.read_bytes())
+    except FileExistsError as error:
+        raise UsageError(f"{target}: is there already; give another name, or --force") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"{target}: there is no folder {target.parent}") from error
+    except OSError as error:
+        raise StorageError(f"{target}: {(error.strerror or str(error)).lower()}") from error
+    output.say(f"wrote {target}")
+
+
+def show(
+    recipe: output.RecipeArgument,
+    overrides: output.Overrides = None,
+    seeds: output.Seeds = "",
+    allow_code: output.AllowCode = False,
+    verbose: output.Verbose = False,
+    json: output.AsJson = False,
+) -> None:
+    """Show a recipe, or a run's, with every default filled in and where each value comes from."""
+    del verbose
+    from prunecli.recipe.load import origins
+
+    loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code)
+    if json:
+        output.print_json(
+            [{"label": p.label, "recipe": p.experiment.plain(), "origins": origins(p)} for p in loaded.points]
+        )
+        return
+    for number, point in enumerate(loaded.points):
+        print(f"---\n# {point.label}" if number else f"# {point.label}")
+        print("\n".join(_commented(point)))
+
+
+def schema(verbose: output.Verbose = False) -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    del verbose
+    import prunecli.catalog  # noqa: F401  (registers what recipes name)
+    from prunecli.recipe.json_schema import json_schema
+
+    output.print_json(json_schema())
+
+
+def _listed(kind: str) -> list[tuple[str, str]]:
+    from prunecli.recipe import library
+
+    if kind == "recipes":
+        return [(name, library.about(name)) for name in library.names()]
+    import prunecli.catalog  # noqa: F401  (registers what there is)
+    from prunecli.registry import Registry
+
+    if not kind:
+        counts = [(name, f"{len(registry)} of them") for name, registry in sorted(Registry.all.items())]
+        return [("recipes", f"{len(library.names())} of them"), *counts]
+    if kind not in Registry.all:
+        raise UsageError(f"there are no '{kind}' to list{suggest(kind, ['recipes', *Registry.all])}")
+    return [(entry.name, entry.summary) for entry in Registry.all[kind].entries()]
+
+
+def _plan_lines(plan: PlannedRun) -> Iterator[str]:
+    from prunecli.plan import described
+
+    experiment, counts = plan.point.experiment, plan.counts
+    yield f"{plan.point.label}: {described(experiment.model)} on {described(experiment.data)}"
+    yield f"  folder      {plan.folder or 'known once the dataset is there'}"
+    if plan.parameters is not None and plan.task is not None:
+        shape = "x".join(map(str, plan.task.shape))
+        yield (
+            f"  model       {plan.parameters:,} parameters, {plan.prunable:,} prunable in {plan.tensors} tensors; "
+            f"{shape} inputs, {plan.task.classes} classes"
+        )
+    if counts.train is not None:
+        left = f", {counts.left_out:,} left out" if counts.left_out else ""
+        yield f"  examples    {counts.train:,} training, {counts.validation:,} validation{left}, {counts.test:,} test"
+        yield f"  steps       {plan.steps_per_epoch:,} an epoch of batches of {experiment.batch_size}"
+    if plan.missing:
+        yield "  missing     " + plan.missing.replace("\n", "\n              ")
+    rows = [("level", "stages", "weights remaining", "epochs spent")]
+    for foreseen in plan.levels:
+        density = foreseen.outlook.density
+        stages = ", ".join(described(stage) for stage in foreseen.level.stages)
+        remaining = "?" if density is None else f"{100 * density:.2f}%"
+        rows.append((str(foreseen.level.number), stages, remaining, f"{foreseen.outlook.spent:g}"))
+    yield from _elided(rows)
+    seeds = len(experiment.seeds)
+    total = plan.epochs * seeds
+    yield f"  in all      {len(plan.levels)} levels x {seeds} seeds, {plan.epochs:g} epochs a seed, {total:g} epochs"
+    if plan.reused:
+        yield "  stored      " + ", ".join(f"seed {seed}: {levels} levels" for seed, levels in plan.reused)
+    if plan.seconds is not None:
+        yield f"  time        about {duration(plan.seconds)} for all of it on this machine (steps timed now)"
+    if plan.store_bytes is not None and plan.state_bytes is not None:
+        store, states = size(plan.store_bytes), size(plan.state_bytes)
+        yield f"  disk        at most {store} of store, {states} of states to go on from"
+    yield ""
+
+
+def _elided(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    shown = list(rows)
+    if len(rows) > SHOWN_LEVELS:
+        gap = ("", f"… {len(rows) - SHOWN_LEVELS} levels more (--json has them) …", "", "")
+        shown = [*rows[: SHOWN_LEVELS // 2], gap, *rows[-SHOWN_LEVELS // 2 :]]
+    widths = [max(len(row[column]) for row in shown) for column in range(4)]
+    for level, stages, remaining, spent in shown:
+        yield f"  {level:>{widths[0]}}  {stages:<{widths[1]}}  {remaining:>{widths[2]}}  {spent:>{widths[3]}}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
+def size(count: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _commented(point: Point) -> Iterator[str]:
+    """The resolved recipe as YAML, each value with its origin."""
+    from prunecli.recipe.load import origins
+
+    found = origins(point)
+    lines = list(_yaml_lines(point.experiment.plain(), "", 0))
+    width = min(72, max(len(line) for line, _ in lines))
+    for line, path in lines:
+        yield f"{line:<{width}}  # {found[path]}" if path in found else line
+
+
+def _yaml_lines(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:  # Any: a recipe's values
+    """Block-style YAML lines with the dotted path of the value that each holds."""
+    from prunecli.recipe.load import inline
+
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, inner in pairs:
+        here = f"{path}.{name}" if path else str(name)
+        head = "  " * depth + (f"{name}:" if isinstance(value, dict) else "-")
+        if isinstance(inner, (dict, list)) and inner and not _is_flat(inner):
+            nested = _yaml_lines(inner, here, depth + 1)
+            if isinstance(value, dict):
+                yield head, here
+            else:
+                line, path_of_line = next(nested)
+                yield f"{head} {line.strip()}", path_of_line
+            yield from nested
+        else:
+            leaf = f"{here}.0" if isinstance(inner, list) and inner else here
+            yield f"{head} {inline(inner)}", leaf
+
+
+def _is_flat(value: Any) -> bool:  # Any: a recipe's values
+    return isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value)

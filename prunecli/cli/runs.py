@@ -1,0 +1,132 @@
+"""`prunecli train` and `prunecli prune`: carry recipes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prunecli.cli import output
+from prunecli.cli.recipes import load_recipe, make_settings, print_plan
+from prunecli.errors import Diverged, SomeFailed
+
+if TYPE_CHECKING:
+    from prunecli.engine import Finished
+    from prunecli.recipe.load import Recipe
+    from prunecli.runs import Settings
+
+
+class Progress(StrEnum):
+    """How progress is shown."""
+
+    auto = "auto"
+    bar = "bar"
+    log = "log"
+    json = "json"
+    none = "none"
+
+
+ProgressOption = Annotated[Progress, typer.Option("--progress", help="auto is bar on a terminal, else log.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+
+
+def train(
+    recipe: output.RecipeArgument,
+    overrides: output.Overrides = None,
+    runs: output.Runs = Path("runs"),
+    seeds: output.Seeds = "",
+    device: output.Device = "auto",
+    workers: output.Workers = 1,
+    data_root: output.DataRoot = None,
+    download: output.Download = False,
+    allow_code: output.AllowCode = False,
+    progress: ProgressOption = Progress.auto,
+    dry_run: DryRun = False,
+    quiet: output.Quiet = False,
+    verbose: output.Verbose = False,
+    json: output.AsJson = False,
+) -> None:
+    """Train a recipe's dense models: its procedure up to the first pruning, or all of it where it has none."""
+    del verbose
+    _carry_out(
+        load_recipe(recipe, overrides or (), seeds, allow_code=allow_code),
+        make_settings(runs, device, data_root, download=download, dense_only=True, workers=workers),
+        progress,
+        dry_run=dry_run,
+        quiet=quiet,
+        json=json,
+    )
+
+
+def prune(
+    recipe: output.RecipeArgument,
+    overrides: output.Overrides = None,
+    runs: output.Runs = Path("runs"),
+    seeds: output.Seeds = "",
+    device: output.Device = "auto",
+    workers: output.Workers = 1,
+    data_root: output.DataRoot = None,
+    download: output.Download = False,
+    allow_code: output.AllowCode = False,
+    progress: ProgressOption = Progress.auto,
+    dry_run: DryRun = False,
+    quiet: output.Quiet = False,
+    verbose: output.Verbose = False,
+    json: output.AsJson = False,
+) -> None:
+    """Carry a recipe's whole procedure out, for every seed and every point of its sweep.
+
+    What is stored already is not done again: the same command continues a run that was stopped.
+    """
+    del verbose
+    _carry_out(
+        load_recipe(recipe, overrides or (), seeds, allow_code=allow_code),
+        make_settings(runs, device, data_root, download=download, workers=workers),
+        progress,
+        dry_run=dry_run,
+        quiet=quiet,
+        json=json,
+    )
+
+
+def _carry_out(
+    recipe: Recipe, settings: Settings, progress: Progress, *, dry_run: bool, quiet: bool, json: bool
+) -> None:
+    from prunecli.cli.progress import shown
+    from prunecli.engine import carry_out_all
+
+    if dry_run:
+        print_plan(recipe, settings, as_json=json)
+        return
+    with shown(Progress.none if quiet else progress) as tell:
+        finished = carry_out_all(recipe, settings, tell)
+    if json:
+        output.print_json([_row(run) for run in finished])
+    else:
+        for run in finished:
+            print(run.folder.path)
+    _raise_failures(recipe, finished)
+    if not json and not quiet:
+        names = " ".join(str(run.folder.path) for run in finished)
+        output.say(f"next: prunecli compare {names}")
+
+
+def _row(run: Finished) -> dict[str, object]:
+    return {
+        "path": str(run.folder.path),
+        "digest": run.folder.digest,
+        "status": "complete" if run.complete else "partial",
+        "failures": {str(seed): why for seed, why in run.failures.items()},
+    }
+
+
+def _raise_failures(recipe: Recipe, finished: Sequence[Finished]) -> None:
+    failures = [why for run in finished for why in run.failures.values()]
+    asked = sum(len(point.experiment.seeds) for point in recipe.points)
+    if failures and len(failures) == asked:
+        raise Diverged("every seed diverged:\n" + "\n".join(failures))
+    if failures:
+        raise SomeFailed("some seeds diverged; the others are done and comparable:\n" + "\n".join(failures))

@@ -1,0 +1,261 @@
+"""Stored runs become levels with statistics, comparisons between levels, and gates."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from prunecli.errors import GateFailed, NotComparable, PrunecliError, suggest
+from prunecli.expression import Expression
+from prunecli.statistics import Difference, Statistic, paired, statistic
+from prunecli.store.values import StoredRun
+
+# Regression stores no errors, so its losses stand in.
+SELECTORS = ("validation_error", "test_error", "validation_loss", "test_loss")
+GENERALIZATION = ("test_error", "test_loss")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a run; `spent` in epochs, in all."""
+
+    level: int
+    density: float
+    spent: float
+    metrics: Mapping[str, Statistic]
+
+    def statistic(self, metric: str) -> Statistic:
+        """The metric over the run's seeds; of no values where there is no such metric."""
+        return self.metrics.get(metric, statistic(()))
+
+    def value(self, name: str) -> float | None:
+        """A metric's mean over seeds, or `density` or `spent`; None where there is none."""
+        if name in ("density", "spent"):
+            number = self.density if name == "density" else self.spent
+            return number if math.isfinite(number) else None
+        return self.statistic(name).mean
+
+
+@dataclass(frozen=True)
+class Optimal:
+    """The level with the lowest mean of the metric `selected_by`."""
+
+    level: int
+    selected_by: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run's levels, and the numbers of those that Jin et al. (2022) name; None where there is none."""
+
+    run: StoredRun
+    levels: tuple[Level, ...]
+    dense: int | None
+    optimal: Optimal | None
+    sparsest_better: int | None
+
+    def pick(self, word: str) -> Level | None:
+        """The level called `dense`, `optimal`, `sparsest_better`, `last`, `level_12` or `12`."""
+        named = {
+            "dense": self.dense,
+            "optimal": self.optimal.level if self.optimal else None,
+            "sparsest_better": self.sparsest_better,
+            "last": len(self.levels) - 1 if self.levels else None,
+        }
+        digits = re.fullmatch(r"(?:level_)?([0-9]{1,6})", word)
+        number = int(digits[1]) if digits else named.get(word)
+        return self.levels[number] if number is not None and number < len(self.levels) else None
+
+    def by_seed(self, level: Level, metric: str) -> dict[int, float]:
+        """The metric of each seed that has one."""
+        # A metric that the level lacks has no values at all.
+        values = zip(self.run.seeds, level.statistic(metric).values, strict=False)
+        return {seed: value for seed, value in values if value is not None}
+
+    def has(self, metric: str) -> bool:
+        """Whether any level has this metric for any seed."""
+        return any(level.statistic(metric).n for level in self.levels)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What levels are compared with: a level of a run, or under `same` its level of the same number."""
+
+    summary: Summary
+    word: str
+
+    def level(self, number: int) -> Level | None:
+        """The level to compare level `number` with."""
+        return self.summary.pick(str(number) if self.word == "same" else self.word)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One level of run `a` against one level of run `b`; `selected_by` where the optimum was compared."""
+
+    a: str
+    level_a: int
+    b: str
+    level_b: int
+    selected_by: str | None
+    metric: str
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Runs, and what their levels are compared with: `reference`, or each run's own dense level."""
+
+    summaries: tuple[Summary, ...]
+    metric: str = "test_error"
+    reference: Reference | None = None
+    confidence: float = 0.95
+
+    def reference_of(self, summary: Summary) -> Reference:
+        """What this run's levels are compared with."""
+        return self.reference or Reference(summary, "dense")
+
+    def comparisons(self, metric: str) -> Iterator[Comparison]:
+        """Every level of every run against its reference, except a level against itself."""
+        for summary in self.summaries:
+            for level in summary.levels:
+                comparison = self.comparison(summary, level, metric)
+                if comparison:
+                    yield comparison
+
+    def comparison(self, summary: Summary, level: Level, metric: str) -> Comparison | None:
+        """This level against its reference; None where there is nothing to compare."""
+        reference = self.reference_of(summary)
+        other = reference.level(level.level)
+        if other is None or metric not in level.metrics or metric not in other.metrics:
+            return None
+        a, b = summary.run, reference.summary.run
+        if (a.path, level.level) == (b.path, other.level):
+            return None
+        difference = paired(
+            summary.by_seed(level, metric),
+            reference.summary.by_seed(other, metric),
+            confidence=self.confidence,
+        )
+        selected_by = _selected_by(summary, level) or (
+            _selected_by(reference.summary, other) if reference.word == "optimal" else None
+        )
+        return Comparison(a.name, level.level, b.name, other.level, selected_by, metric, difference)
+
+    def difference(self, summary: Summary, level: Level, metric: str) -> Difference:
+        """This level's difference to its reference; of no seeds where there is nothing to compare."""
+        comparison = self.comparison(summary, level, metric)
+        return comparison.difference if comparison else paired({}, {})
+
+
+def summarize(run: StoredRun) -> Summary:
+    """A run's statistics over its seeds, and which levels are dense, optimal and sparsest better."""
+    levels = tuple(
+        Level(
+            number,
+            float(density),
+            float(spent),
+            {name: statistic(run.metrics[name][:, number].tolist()) for name in run.metrics},
+        )
+        for number, (density, spent) in enumerate(zip(run.density, run.spent, strict=True))
+    )
+    dense = 0 if levels and levels[0].density == 1 else None
+    summary = Summary(run, levels, dense, None, None)
+    return replace(summary, optimal=_optimal(summary), sparsest_better=_sparsest_better(summary))
+
+
+def with_seeds(run: StoredRun, seeds: Sequence[int]) -> StoredRun:
+    """The run with only those of its seeds."""
+    rows = [row for row, seed in enumerate(run.seeds) if seed in set(seeds)]
+    if not rows:
+        raise NotComparable(f"{run.name}: has no seed of --seeds; it has {', '.join(map(str, run.seeds))}")
+    metrics = {name: values[rows] for name, values in run.metrics.items()}
+    return replace(run, seeds=tuple(run.seeds[row] for row in rows), metrics=metrics)
+
+
+def problems(compared: Compared, *, require_n: int = 0) -> list[PrunecliError]:
+    """Why runs cannot be compared by the metric: they lack it, or have too few seeds; one error a run."""
+    candidates = [_problem(compared, summary, require_n) for summary in compared.summaries]
+    return [NotComparable(found) for found in candidates if found]
+
+
+def check_gate(gate: Expression, compared: Compared, summary: Summary) -> None:
+    """Raise GateFailed where the gate is true of the run, NotComparable where a value of it is missing."""
+    where = f"{summary.run.name}: --fail-if '{gate.text}'"
+    try:
+        found = {name: _gate_value(name, compared, summary) for name in gate.names}
+        numbers = ", ".join(f"{name} = {value:.6g} (level {level})" for name, (level, value) in found.items())
+        fails = gate.holds({name: value for name, (_, value) in found.items()})
+    except LookupError as missing:
+        raise NotComparable(f"{where}: {missing.args[0]}") from None
+    except ArithmeticError as error:
+        raise NotComparable(f"{where}: {error}; {numbers}") from None
+    if fails:
+        raise GateFailed(f"{where} is true: {numbers}")
+
+
+def _gate_value(name: str, compared: Compared, summary: Summary) -> tuple[int, float]:
+    word, _, metric = name.partition(".")
+    against = compared.reference
+    level = summary.pick(word) if word != "against" else against.level(-1) if against else None
+    if level is None:
+        raise LookupError(f"{name} is missing: there is no level '{word}'")
+    value = level.value(metric)
+    if value is None:
+        hint = "" if metric in level.metrics else suggest(metric, level.metrics)
+        raise LookupError(f"{name} is missing or NaN (level {level.level}){hint}")
+    return level.level, value
+
+
+def _optimal(summary: Summary) -> Optimal | None:
+    for metric in SELECTORS:
+        means = {level.level: level.value(metric) for level in summary.levels}
+        known = {number: mean for number, mean in means.items() if mean is not None}
+        if known:
+            return Optimal(min(known, key=lambda number: (known[number], number)), metric)
+    return None
+
+
+def _sparsest_better(summary: Summary) -> int | None:
+    metric = next((name for name in GENERALIZATION if summary.has(name)), None)
+    own = Compared((summary,))
+    if metric is None:
+        return None
+    better = [
+        level
+        for level in summary.levels
+        if level.density < 1 and own.difference(summary, level, metric).verdict == "lower"
+    ]
+    return min(better, key=lambda level: (level.density, -level.level)).level if better else None
+
+
+def _selected_by(summary: Summary, level: Level) -> str | None:
+    return summary.optimal.selected_by if summary.optimal and summary.optimal.level == level.level else None
+
+
+def _problem(compared: Compared, summary: Summary, require_n: int) -> str | None:
+    metric, name = compared.metric, summary.run.name
+    if metric not in summary.run.metrics:
+        return f"{name}: has no metric '{metric}'{suggest(metric, summary.run.metrics)}"
+    if not summary.has(metric):
+        return f"{name}: {metric} is NaN at every level and seed"
+    reference = compared.reference_of(summary)
+    if not reference.summary.has(metric):
+        return f"{name}: {reference.summary.run.name}, which it is compared with, has no {metric}"
+    other = reference.level(-1)
+    if other and other.value(metric) is None:
+        where = f"{reference.summary.run.name} level {other.level}"
+        return f"{name}: {metric} is missing at {where}, which it is compared with"
+    return _too_few(compared, summary, require_n)
+
+
+def _too_few(compared: Compared, summary: Summary, require_n: int) -> str | None:
+    for level in summary.levels:
+        found = compared.comparison(summary, level, compared.metric)
+        n = found.difference.n if found else level.statistic(compared.metric).n
+        if n < require_n:
+            found_at = f"{summary.run.name}: level {level.level} has {compared.metric} of {n} seeds"
+            return f"{found_at}; --require-n asks for {require_n}"
+    return None

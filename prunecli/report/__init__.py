@@ -1,0 +1,10 @@
+"""What `compare` found, as tables in every format, and as data."""
+
+from __future__ import annotations
+
+from prunecli.report.data import CSV_COLUMNS
+from prunecli.report.formats import ENDINGS, FORMATS, rich
+from prunecli.report.table import notes, tables
+from prunecli.report.words import describe, flatten, shown
+
+__all__ = ["CSV_COLUMNS", "ENDINGS", "FORMATS", "describe", "flatten", "notes", "rich", "shown", "tables"]

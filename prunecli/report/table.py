@@ -1,0 +1,209 @@
+"""What `compare` found, laid out in tables: cells of raw text, notes and footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from prunecli.compare import GENERALIZATION, Compared, Level, Summary
+from prunecli.report.words import describe, flatten
+from prunecli.statistics import false_positives
+from prunecli.store.values import StoredRun
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of raw text under `columns`, one string each; the notes stand below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
+    """The columns of words, aligned left; numbers are aligned right."""
+    spare: frozenset[str] = frozenset()
+    """The columns that a narrow terminal may leave out, saying so."""
+
+
+def tables(compared: Compared, *, brief: bool = False) -> list[Table]:
+    """One table a run, a summary and the recipes' differences where there are several, then the footnotes."""
+    made = [_run_table(compared, summary, brief) for summary in compared.summaries]
+    if len(compared.summaries) > 1:
+        made.append(_summary_table(compared))
+        made += _recipe_tables([summary.run for summary in compared.summaries])
+    return [*made, Table("", (), (), tuple(_footnotes(compared)))]
+
+
+def notes(compared: Compared, summary: Summary) -> Iterator[str]:
+    """What a reader of the run's numbers should know: its state, missing values, seeds left out."""
+    run, metric = summary.run, compared.metric
+    if run.status != "complete":
+        yield f"{run.status}: shown are the levels sealed so far"
+    yield from run.notes
+    if len(run.seeds) == 1:
+        yield "n = 1: one seed has no sd, interval or verdict"
+    yield from _unpaired(compared, summary)
+    empty = [level.level for level in summary.levels if not level.statistic(metric).n]
+    if empty and summary.has(metric):
+        yield f"no {_name(metric)} at {_at(summary, empty)}"
+    if compared.reference is None and summary.dense is None:
+        yield "no dense level to compare with; --against RUN:LEVEL names another"
+
+
+def mark(summary: Summary, level: Level) -> str:
+    """Which of the levels that the paper names this one is: `optimal, sparsest better`, or empty."""
+    optimal = summary.optimal.level if summary.optimal else None
+    marks = {"dense": summary.dense, "optimal": optimal, "sparsest better": summary.sparsest_better}
+    return ", ".join(name for name, number in marks.items() if number == level.level)
+
+
+def _run_table(compared: Compared, summary: Summary, brief: bool) -> Table:
+    run = summary.run
+    levels = [
+        level for level in summary.levels if not brief or mark(summary, level) or level is summary.levels[-1]
+    ]
+    cells = [_cells(compared, summary, level) for level in levels]
+    beside = {
+        _heading(run, name): name for name in ("validation_error", "instability") if name != compared.metric
+    }
+    columns = tuple(name for name in next(iter(cells), ()) if name not in beside or summary.has(beside[name]))
+    rows = tuple(tuple(row[name] for name in columns) for row in cells)
+    hidden = len(summary.levels) - len(levels)
+    more = [f"{hidden} further levels; --all-levels shows them"] if hidden else []
+    title = f"{run.name}: {describe(run.recipe)}; seeds {_listed(run.seeds)}; {run.status}"
+    words = frozenset({"verdict", "mark"})
+    return Table(title, columns, rows, (*notes(compared, summary), *more), words, frozenset(beside))
+
+
+def _cells(compared: Compared, summary: Summary, level: Level) -> dict[str, str]:
+    run, metric = summary.run, compared.metric
+    difference = compared.difference(summary, level, metric)
+    signed = f"+{_decimals(run, metric)}"
+    low_high = ", ".join(f"{end:{signed}}" for end in difference.interval or ())
+    return {
+        "level": str(level.level),
+        "weights %": _weights(level.density),
+        "epochs": f"{level.spent:g}",
+        _heading(run, "validation_error"): _spread(run, level, "validation_error"),
+        _heading(run, metric): _spread(run, level, metric),
+        "n": str(level.statistic(metric).n),
+        "difference": NONE if difference.mean is None else f"{difference.mean:{signed}}",
+        f"{100 * compared.confidence:.6g}% interval": f"[{low_high}]" if low_high else NONE,
+        "verdict": difference.verdict or NONE,
+        _heading(run, "instability"): _spread(run, level, "instability"),
+        "mark": mark(summary, level),
+    }
+
+
+def _summary_table(compared: Compared) -> Table:
+    metric = compared.metric
+    columns = (
+        *("run", "seeds", "weights in all", "dense"),
+        *("optimal at %", "optimal", "sparsest better at %", "sparsest better"),
+    )
+    rows = []
+    for summary in compared.summaries:
+        run = summary.run
+        dense, optimal, sparsest = (summary.pick(word) for word in ("dense", "optimal", "sparsest_better"))
+        row = [run.name, str(len(run.seeds)), str(run.total), _spread(run, dense, metric)]
+        for level in (optimal, sparsest):
+            row += [_weights(level.density) if level else NONE, _spread(run, level, metric)]
+        rows.append(tuple(row))
+    title = f"{_heading(compared.summaries[0].run, metric)} of the marked levels, at % of weights remaining"
+    return Table(title, columns, tuple(rows), words=frozenset({"run"}))
+
+
+def _recipe_tables(runs: Sequence[StoredRun]) -> Iterator[Table]:
+    flat = [
+        flatten({key: run.recipe[key] for key in run.recipe if key not in ("about", "seeds")}) for run in runs
+    ]
+    paths = list(dict.fromkeys(path for values in flat for path in values))
+    paths = [path for path in paths if len({values.get(path) for values in flat}) > 1]
+    rows = [
+        (run.name, *(values.get(path, NONE) for path in paths))
+        for run, values in zip(runs, flat, strict=True)
+    ]
+    grid = [("run", *paths), *rows]
+    if len(paths) > len(runs):
+        grid = list(zip(*grid, strict=True))
+    if paths:
+        yield Table("what differs between the recipes", grid[0], tuple(grid[1:]), words=frozenset(grid[0]))
+
+
+def _footnotes(compared: Compared) -> Iterator[str]:
+    found = list(compared.comparisons(compared.metric))
+    percent = _is_percent(compared.summaries[0].run, compared.metric)
+    yield "±: sd over seeds (ddof 1); weights %: prunable weights remaining; epochs: trained in all"
+    if found:
+        points = "percentage points" if percent else "the metric's units"
+        yield f"difference: to {_reference(compared)}, mean over the seeds both have, in {points}"
+        yield (
+            "verdict: lower or higher where |mean difference| is at least the sd of the seed-paired "
+            "differences, else match (Jin et al., 2022)"
+        )
+    for n in sorted({each.difference.n for each in found if each.difference.verdict}):
+        yield (
+            f"with {n} seeds that rule calls a difference {100 * false_positives(n):.1f}% of the time "
+            "where there is none; the interval is Student's t on the same differences"
+        )
+    for metric in sorted({summary.optimal.selected_by for summary in compared.summaries if summary.optimal}):
+        optimistic = "; chosen by the test set itself, so its value is optimistic"
+        yield f"optimal: lowest mean {_name(metric)}{optimistic if metric in GENERALIZATION else ''}"
+    if any(summary.sparsest_better is not None for summary in compared.summaries):
+        yield "sparsest better: the sparsest level with a lower test error than the dense level, by that rule"
+
+
+def _reference(compared: Compared) -> str:
+    if compared.reference is None:
+        return "the run's own dense level"
+    run, word = compared.reference.summary.run.name, compared.reference.word
+    return f"{run}, level by level" if word == "same" else f"{run}, level {word}"
+
+
+def _unpaired(compared: Compared, summary: Summary) -> Iterator[str]:
+    levels_without: dict[tuple[int, ...], list[int]] = {}
+    for level in summary.levels:
+        if seeds := compared.difference(summary, level, compared.metric).unpaired:
+            levels_without.setdefault(seeds, []).append(level.level)
+    for seeds, levels in levels_without.items():
+        where = f"seeds {_listed(seeds)} at {_at(summary, levels)}"
+        yield f"left out of the difference, for want of a partner: {where}"
+
+
+def _spread(run: StoredRun, level: Level | None, metric: str) -> str:
+    found, decimals = level.statistic(metric) if level else None, _decimals(run, metric)
+    if found is None or found.mean is None:
+        return NONE
+    return f"{found.mean:{decimals}}" + (f" ± {found.std:{decimals}}" if found.std is not None else "")
+
+
+def _weights(density: float) -> str:
+    return f"{100 * density:.2f}" if density >= 0.001 or density == 0 else f"{100 * density:.2g}"
+
+
+def _heading(run: StoredRun, metric: str) -> str:
+    return _name(metric) + (" %" if _is_percent(run, metric) else "")
+
+
+def _name(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _is_percent(run: StoredRun, metric: str) -> bool:
+    return run.units.get(metric) in ("percent", "%")
+
+
+def _decimals(run: StoredRun, metric: str) -> str:
+    return ".2f" if _is_percent(run, metric) else ".3f" if metric == "instability" else ".4f"
+
+
+def _at(summary: Summary, levels: Sequence[int]) -> str:
+    if len(levels) >= len(summary.levels) - 1 > 1:
+        return "every level"
+    return f"level{'s' * (len(levels) > 1)} {_listed(levels)}"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

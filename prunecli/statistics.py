@@ -1,0 +1,74 @@
+"""Numbers over seeds: mean and sd, differences of paired seeds, and the paper's verdict on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.special import stdtr, stdtrit
+
+Verdict = Literal["lower", "higher", "match"]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A value for each seed, None where missing, and the mean and sd (ddof 1) of those `n` that are there."""
+
+    values: tuple[float | None, ...]
+    n: int
+    mean: float | None
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """a - b over the `n` seeds that both have; `unpaired` seeds are in one alone. `std` has ddof 1."""
+
+    n: int
+    mean: float | None
+    std: float | None
+    interval: tuple[float, float] | None
+    verdict: Verdict | None
+    unpaired: tuple[int, ...] = ()
+
+
+def statistic(values: Sequence[float]) -> Statistic:
+    """Mean and sd over the finite values; both None with no value, the sd None with one."""
+    finite = [value for value in values if math.isfinite(value)]
+    by_seed = tuple(float(value) if math.isfinite(value) else None for value in values)
+    return Statistic(by_seed, len(finite), *_moments(finite))
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float], *, confidence: float = 0.95) -> Difference:
+    """The differences of the seeds that both have, with Student's t interval and the paper's verdict."""
+    both = sorted(a.keys() & b.keys())
+    mean, std = _moments([a[seed] - b[seed] for seed in both])
+    unpaired = tuple(sorted(a.keys() ^ b.keys()))
+    if mean is None or std is None:
+        return Difference(len(both), mean, std, None, None, unpaired)
+    half = float(stdtrit(len(both) - 1, 0.5 + confidence / 2)) * std / math.sqrt(len(both))
+    return Difference(len(both), mean, std, (mean - half, mean + half), verdict(mean, std), unpaired)
+
+
+def verdict(mean: float, std: float) -> Verdict:
+    """Two levels differ where |mean difference| is one sd or more (Jin et al., 2022, section 2)."""
+    if mean == 0 or abs(mean) < std:
+        return "match"
+    return "lower" if mean < 0 else "higher"
+
+
+def false_positives(n: int) -> float:
+    """How often `verdict` calls a difference of n seeds where there is none: P(|t| >= sqrt n), n - 1 d.f."""
+    return float(2 * stdtr(n - 1, -math.sqrt(n)))
+
+
+def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
+    if not values:
+        return None, None
+    # Rounding can push the mean of equal numbers off them, and their sd off 0.
+    mean = min(max(math.fsum(values) / len(values), min(values)), max(values))
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
