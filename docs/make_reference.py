@@ -1,0 +1,187 @@
+"""Write docs/reference.md and recipes/recipe.schema.json from the code; --check fails when they are stale.
+
+python docs/make_reference.py [--check]
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
+
+import typer
+
+import prunecli.catalog  # noqa: F401  (registers what there is)
+from prunecli.cli.app import app
+from prunecli.experiment import Experiment
+from prunecli.recipe.json_schema import json_schema
+from prunecli.recipe.options import among, among_items
+from prunecli.registry import Choice, Entry, Registry, options_of, plain
+
+ROOT = Path(__file__).parent.parent
+TITLES = {
+    "models": "Models",
+    "initializations": "Initializations",
+    "data": "Data",
+    "examples": "Choices of examples",
+    "labels": "Labels",
+    "augmentations": "Augmentations",
+    "optimizers": "Optimizers",
+    "schedules": "Schedules",
+    "stages": "Stages",
+    "criteria": "Criteria",
+    "scopes": "Scopes",
+    "observers": "Observers",
+}
+
+
+def reference() -> str:
+    """The reference page."""
+    return "\n".join(_lines()).rstrip() + "\n"
+
+
+def schema() -> str:
+    """The JSON Schema of recipes."""
+    return json.dumps(json_schema(), indent=1) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Made from the code by `python docs/make_reference.py`; a test fails when it is stale."
+    yield ""
+    yield "## Commands"
+    for command in _commands():
+        yield from _command(command)
+    yield "## A recipe's keys"
+    yield ""
+    yield from _options(options_of(Experiment))
+    yield "`sweep` maps dotted paths to lists of values: one run a point, lists multiply."
+    yield ""
+    for kind, registry in Registry.all.items():
+        yield f"## {TITLES[kind]}"
+        yield ""
+        for entry in registry.entries():
+            yield from _entry(entry)
+
+
+def _commands() -> Iterator[typer.core.TyperCommand]:
+    group = typer.main.get_command(app)
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        yield group.get_command(context, name)
+
+
+def _command(command: typer.core.TyperCommand) -> Iterator[str]:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    words = [f"{p.metavar or p.name.upper()}{'…' if p.nargs == -1 else ''}" for p in arguments]
+    yield ""
+    yield f"### prunecli {' '.join([command.name, *words])}"
+    yield ""
+    yield inspect.cleandoc(command.help or "")
+    yield ""
+    if options:
+        yield "| option | meaning |"
+        yield "| --- | --- |"
+        for option in options:
+            names = ", ".join(f"`{name}`" for name in option.opts)
+            metavar = f" `{option.metavar}`" if option.metavar else ""
+            yield f"| {names}{metavar} | {_cell(option.help or '')} |"
+        yield ""
+
+
+def _entry(entry: Entry) -> Iterator[str]:
+    name = f"{entry.name}NAME" if entry.name.endswith(":") else entry.name
+    yield f"### {name}"
+    yield ""
+    yield inspect.getdoc(entry.function) or ""
+    yield ""
+    if entry.kind == "criteria":
+        yield f"Asks for: {', '.join(entry.needs)}."
+        yield ""
+    yield from _options(entry.options)
+
+
+def _options(options: dict[str, inspect.Parameter]) -> Iterator[str]:
+    if not options:
+        return
+    yield "| option | values | default |"
+    yield "| --- | --- | --- |"
+    for name, option in options.items():
+        default = "needed" if option.default is option.empty else f"`{_shown(option.default)}`"
+        yield f"| `{name}` | {_cell(_values(option.annotation))} | {_cell(default)} |"
+    yield ""
+
+
+def _values(annotation: object) -> str:
+    """What an option takes, in words."""
+    if mark := among(annotation):
+        return f"one of [{TITLES[mark.kind].lower()}](#{TITLES[mark.kind].lower().replace(' ', '-')})"
+    if mark := among_items(annotation):
+        return f"a list of [{TITLES[mark.kind].lower()}](#{TITLES[mark.kind].lower().replace(' ', '-')})"
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        bounds = [_bound(mark) for mark in annotation.__metadata__]
+        return _values(arguments[0]) + "".join(bound for bound in bounds if bound)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        return f"a list: {_values(arguments[0])}"
+    if origin is dict:
+        return f"a mapping from names: {_values(arguments[1])}"
+    if arguments:
+        return " or ".join(_values(argument) for argument in arguments)
+    words = {
+        float: "a number",
+        int: "a whole number",
+        str: "text",
+        bool: "`true`, `false`",
+        type(None): "`null`",
+    }
+    return words.get(annotation, "a mapping: `include`, `exclude`, lists of name patterns")
+
+
+def _bound(mark: object) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    bounds = [mark, *getattr(mark, "metadata", [])]
+    found = [
+        f"{signs[name]} {getattr(b, name):g}"
+        for b in bounds
+        for name in signs
+        if getattr(b, name, None) is not None
+    ]
+    return f", {', '.join(found)}" if found else ""
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Choice):
+        return value.name
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if hasattr(value, "model_dump"):
+        return str(plain(value.model_dump()))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value) or '""'
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    pages = {ROOT / "docs/reference.md": reference(), ROOT / "recipes/recipe.schema.json": schema()}
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is stale: run python docs/make_reference.py", file=sys.stderr)
+        raise SystemExit(bool(stale))
+    for path in stale:
+        path.write_text(pages[path])
+
+
+if __name__ == "__main__":
+    main()
