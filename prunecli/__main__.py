@@ -2,4 +2,6 @@
 
 from prunecli.cli import main
 
-main()
+if __name__ == "__main__":
+    # Processes that carry seeds out import this module again.
+    main()

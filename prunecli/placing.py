@@ -7,13 +7,16 @@ events come back. Threads a seed are the recipe's, whatever the number of proces
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from threading import Thread
 from typing import TYPE_CHECKING
 
 import torch
 
+from prunecli.errors import SomeFailed
 from prunecli.experiment import digest
 from prunecli.progress import Event, Listener
 from prunecli.recipe.load import Point
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 Task = tuple[int, int]
 """The number of a point, and a seed."""
 Work = Callable[[Prepared, int, Settings, Listener], str]
+
+LEFT_TO_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What a terminal or a cluster sends to the whole group; the parent ends its processes by SIGTERM."""
 
 _events: SimpleQueue[Event | None] | None = None
 """In a worker process: where its events go."""
@@ -49,10 +55,18 @@ def side_by_side(
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            events.put(None)
-            reader.join()
+        except BrokenProcessPool as error:
+            raise SomeFailed(
+                "a process was killed, perhaps for want of memory; everything sealed is safe: give the same command "
+                "again, with fewer --workers"
+            ) from error
+        except BaseException:
+            # What is sealed is safe, so nobody waits for the end of a level.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+    events.put(None)
+    reader.join()
 
 
 def _tell_all(events: SimpleQueue[Event | None], tell: Listener) -> None:
@@ -63,6 +77,8 @@ def _tell_all(events: SimpleQueue[Event | None], tell: Listener) -> None:
 def _begin(events: SimpleQueue[Event | None]) -> None:
     import prunecli.catalog  # noqa: F401  (registers what recipes name)
 
+    for number in LEFT_TO_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_flush_denormal(True)
     global _events  # a process pool hands its workers things in no other way
     _events = events

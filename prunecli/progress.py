@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,7 +98,13 @@ Listener = Callable[[Event], None]
 
 def as_json(event: Event) -> dict[str, Any]:  # Any: what JSON holds
     """An event as JSON holds it, its kind under `event`."""
-    content = {
-        name: str(value) if isinstance(value, Path) else value for name, value in asdict(event).items()
-    }
-    return {"event": type(event).__name__, **content}
+    return {"event": type(event).__name__, **_jsonable(asdict(event))}
+
+
+def _jsonable(value: Any) -> Any:  # Any: what an event holds
+    """Paths as text, and numbers that JSON has not as null."""
+    if isinstance(value, dict):
+        return {name: _jsonable(item) for name, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

@@ -123,9 +123,10 @@ def choose_device(name: str) -> torch.device:
     kind, _, number = name.partition(":")
     if kind == "cpu" and not number:
         return torch.device("cpu")
-    if kind == "cuda" and (not number or number.isdigit()) and int(number or 0) < available:
+    numbers = [str(n) for n in range(available)]
+    if kind == "cuda" and available and (not number or number in numbers):
         return torch.device(name)
-    known = ["auto", "cpu", *(f"cuda:{n}" for n in range(available))]
+    known = ["auto", "cpu", *(f"cuda:{n}" for n in numbers)]
     raise EnvironmentMissing(f"there is no device '{name}' here; known: {', '.join(known)}")
 
 

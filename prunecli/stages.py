@@ -6,8 +6,10 @@ Foresight works on an `Outlook`, which knows the clocks and the saved points but
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from itertools import repeat as repeated
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -197,9 +199,9 @@ def repeat(
     *,
     times: Annotated[int, Field(ge=1, le=100_000)],
     stages: Annotated[list[StageChoice], Field(min_length=1)],
-) -> list[Choice]:
+) -> Iterator[Choice]:
     """The stages, so many times over."""
-    return stages * times
+    return chain.from_iterable(repeated(stages, times))
 
 
 def _scores(criterion: Choice, state: State, lab: Lab) -> Tensors:

@@ -573,6 +573,45 @@ def test_a_signal_ends_a_run_with_75_and_it_can_go_on(folder):
     assert 1 <= standing["seeds"][0]["sealed"] < 100
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_to_all_processes_ends_them_with_75_and_no_traceback(folder, number):
+    procedure = "procedure=[train, {repeat: {times: 99, stages: [{prune: {fraction: 0.01}}, rewind, train]}}]"
+    process = started(
+        "prune",
+        "small.yaml",
+        procedure,
+        "--seeds",
+        "0,1",
+        "--workers",
+        "2",
+        "--progress",
+        "json",
+        start_new_session=True,
+    )
+    until(process.stderr, "LevelDone")
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("stopped; everything sealed is safe")
+    (standing,) = json.loads(prunecli_("status", "--json").stdout)
+    assert standing["status"] == "partial"
+
+
+def test_a_process_that_is_killed_leaves_what_is_sealed(folder):
+    procedure = "procedure=[train, {repeat: {times: 99, stages: [{prune: {fraction: 0.01}}, rewind, train]}}]"
+    process = started(
+        "prune", "small.yaml", procedure, "--seeds", "0,1", "--workers", "2", "--progress", "json"
+    )
+    until(process.stderr, "LevelDone")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    worker = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert "a process was killed, perhaps for want of memory" in said.splitlines()[-1]
+
+
 def test_a_reader_that_goes_away_is_no_error():
     process = started("ls", "recipes")
     process.stdout.close()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
@@ -28,9 +25,12 @@ from prunecli.progress import (
     RunStarted,
     Said,
     SeedFailed,
+    as_json,
 )
 
 SECONDS_BETWEEN_LINES = 1.0
+WIDE = 120
+"""Columns that a terminal needs for the bar itself beside the words."""
 
 
 @contextmanager
@@ -124,16 +124,7 @@ def _log() -> Listener:
 
 
 def _as_json(event: Event) -> None:
-    say(json.dumps({"event": type(event).__name__, **_jsonable(asdict(event))}, allow_nan=False))
-
-
-def _jsonable(value: Any) -> Any:  # Any: what an event holds
-    """Paths as text, and numbers that JSON has not as null."""
-    if isinstance(value, dict):
-        return {name: _jsonable(item) for name, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+    say(json.dumps(as_json(event), allow_nan=False))
 
 
 def _failures_only(event: Event) -> None:
@@ -144,24 +135,28 @@ def _failures_only(event: Event) -> None:
 @contextmanager
 def _bar() -> Iterator[Listener]:
     pace, console = Pace(), Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    wide = console.width >= WIDE
+    columns = (
+        TextColumn("{task.description}"),
+        *([BarColumn()] if wide else []),
+        TextColumn("{task.fields[told]}"),
+    )
     with Bar(*columns, console=console, transient=True, refresh_per_second=4) as bar:
         task: TaskID = bar.add_task("reading", total=None, told="")
-        error = ["-"]
+        tested = ["-"]
 
         def listen(event: Event) -> None:
             pace.see(event)
             if isinstance(event, Planned):
                 bar.update(task, total=event.epochs or None)
             elif isinstance(event, EpochDone):
-                where = f"{event.run} seed {event.seed} level {event.level}/{event.levels - 1}"
-                told = (
-                    f"epoch {event.seen.spent:g}  {pace.rate:,.0f} images/s  training error {event.seen.error:.2f}%  "
-                    f"test error {error[0]}  {pace.left} left"
-                )
+                where = f"seed {event.seed} level {event.level}/{event.levels - 1} epoch {event.seen.spent:g}"
+                errors = f"error {event.seen.error:.2f}%, test {tested[0]}"
+                # What matters most comes first: a narrow terminal cuts the end off.
+                told = f"{pace.left} left  {errors}  {pace.rate:,.0f} images/s  {event.run}"
                 bar.update(task, description=where, completed=pace.epochs, told=told)
             elif isinstance(event, LevelDone):
-                error[0] = f"{event.test_error:.2f}%"
+                tested[0] = f"{event.test_error:.2f}%"
             elif message := _message(event):
                 bar.console.print(Text(message), highlight=False)
 

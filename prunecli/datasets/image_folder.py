@@ -28,7 +28,8 @@ from prunecli.errors import EnvironmentMissing, PrunecliError, UsageError
 from prunecli.registry import NoResult, data
 from prunecli.task import Task
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+_SIGNALS = (*_IGNORED, signal.SIGTERM)
 _IMAGENET = Normalization(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -211,6 +212,7 @@ def _signals_held_back() -> Iterator[None]:
 
 def _leave_signals(ending: Event, _worker: int) -> None:
     """In a worker: leaves an interrupt or a cluster's SIGTERM to the main process, and ends with that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending.is_set() else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
