@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,74 +33,58 @@ ProgressOption = Annotated[Progress, typer.Option("--progress", help="auto is ba
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 
 
-def train(
-    recipe: output.RecipeArgument,
-    overrides: output.Overrides = None,
-    runs: output.Runs = Path("runs"),
-    seeds: output.Seeds = "",
-    device: output.Device = "auto",
-    workers: output.Workers = 1,
-    data_root: output.DataRoot = None,
-    download: output.Download = False,
-    allow_code: output.AllowCode = False,
-    progress: ProgressOption = Progress.auto,
-    dry_run: DryRun = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    json: output.AsJson = False,
-) -> None:
-    """Train a recipe's dense models: its procedure up to the first pruning, or all of it where it has none."""
-    del verbose
-    _carry_out(
-        load_recipe(recipe, overrides or (), seeds, allow_code=allow_code),
-        make_settings(runs, device, data_root, download=download, dense_only=True, workers=workers),
-        progress,
-        dry_run=dry_run,
-        quiet=quiet,
-        json=json,
-    )
+def _verb(name: str, about: str, *, dense_only: bool) -> Callable[..., None]:
+    """A command that carries a recipe out: its dense training alone, or all of it."""
+
+    def carry_out(
+        recipe: output.RecipeArgument,
+        overrides: output.Overrides = None,
+        runs: output.Runs = Path("runs"),
+        seeds: output.Seeds = "",
+        device: output.Device = "auto",
+        workers: output.Workers = 1,
+        data_root: output.DataRoot = None,
+        download: output.Download = False,
+        allow_code: output.AllowCode = False,
+        progress: ProgressOption = Progress.auto,
+        dry_run: DryRun = False,
+        quiet: output.Quiet = False,
+        verbose: output.Verbose = False,
+        json: output.AsJson = False,
+    ) -> None:
+        del verbose
+        loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code)
+        settings = make_settings(
+            runs, device, data_root, download=download, dense_only=dense_only, workers=workers
+        )
+        if dry_run:
+            print_plan(loaded, settings, as_json=json)
+        else:
+            _carry_out(loaded, settings, progress, quiet=quiet, json=json)
+
+    carry_out.__name__, carry_out.__doc__ = name, about
+    return carry_out
 
 
-def prune(
-    recipe: output.RecipeArgument,
-    overrides: output.Overrides = None,
-    runs: output.Runs = Path("runs"),
-    seeds: output.Seeds = "",
-    device: output.Device = "auto",
-    workers: output.Workers = 1,
-    data_root: output.DataRoot = None,
-    download: output.Download = False,
-    allow_code: output.AllowCode = False,
-    progress: ProgressOption = Progress.auto,
-    dry_run: DryRun = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    json: output.AsJson = False,
-) -> None:
+train = _verb(
+    "train",
+    "Train a recipe's dense models: its procedure up to the first pruning, or all of it where it has none.",
+    dense_only=True,
+)
+prune = _verb(
+    "prune",
     """Carry a recipe's whole procedure out, for every seed and every point of its sweep.
 
     What is stored already is not done again: the same command continues a run that was stopped.
-    """
-    del verbose
-    _carry_out(
-        load_recipe(recipe, overrides or (), seeds, allow_code=allow_code),
-        make_settings(runs, device, data_root, download=download, workers=workers),
-        progress,
-        dry_run=dry_run,
-        quiet=quiet,
-        json=json,
-    )
+    """,
+    dense_only=False,
+)
 
 
-def _carry_out(
-    recipe: Recipe, settings: Settings, progress: Progress, *, dry_run: bool, quiet: bool, json: bool
-) -> None:
+def _carry_out(recipe: Recipe, settings: Settings, progress: Progress, *, quiet: bool, json: bool) -> None:
     from prunecli.cli.progress import shown
     from prunecli.engine import carry_out_all
 
-    if dry_run:
-        print_plan(recipe, settings, as_json=json)
-        return
     with shown(Progress.none if quiet else progress) as tell:
         finished = carry_out_all(recipe, settings, tell)
     if json:
