@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunecli.cli.compare import Settings, compare_runs
+from prunecli.cli.compare import Format, Settings, compare_runs
 from prunecli.compare import Compared, Reference, Summary, check_gate, problems, summarize, with_seeds
 from prunecli.errors import DamagedRun, GateFailed, NotComparable, PrunecliError, StorageError, UsageError
 from prunecli.expression import parse
@@ -399,6 +399,19 @@ def test_runs_are_found_by_the_beginning_of_their_names(
 ) -> None:
     carry_out(runs, ["ran"], Settings(against="im:optimal"))
     assert "difference: to imp, level optimal" in capsys.readouterr().out
+    carry_out(runs, ["ran"], Settings(against="im:same"))
+    assert "difference: to imp, level by level" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", [Format.csv, Format.json])
+def test_data_on_standard_output_leaves_the_notes_to_standard_error(
+    runs: dict[Path, StoredRun], capsys: pytest.CaptureFixture[str], format: Format
+) -> None:
+    single = {path: replace(run, seeds=run.seeds[:1]) for path, run in runs.items()}
+    carry_out(single, ["imp"], Settings(format=format))
+    shown = capsys.readouterr()
+    assert "imp: n = 1: one seed" in shown.err
+    assert "n = 1" not in shown.out
 
 
 @pytest.mark.parametrize(("against", "error"), [("nope", UsageError), ("imp:77", NotComparable), ("", None)])

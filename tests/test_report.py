@@ -18,7 +18,7 @@ from rich.console import Console
 
 from prunecli.cli.compare import Format
 from prunecli.compare import Compared, summarize
-from prunecli.report import CSV_COLUMNS, ENDINGS, FORMATS, describe, flatten, rich, shown, tables
+from prunecli.report import CSV_COLUMNS, ENDINGS, FORMATS, describe, differences, rich, shown, tables
 from prunecli.store.values import StoredRun
 
 HOSTILE = (
@@ -205,6 +205,12 @@ def test_csv_has_a_row_for_each_run_level_and_metric() -> None:
     assert next(row for row in rows if row["metric"] == "instability")["mean"] == ""
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_every_row_of_csv_has_every_column(seeds: int) -> None:
+    rows = csv.reader(io.StringIO(FORMATS["csv"](compared(stored(seeds=seeds)), False)))
+    assert {len(row) for row in rows} == {len(CSV_COLUMNS)}
+
+
 @pytest.mark.parametrize(
     ("name", "cell"),
     [("=1+1", "'=1+1"), ("@x", "'@x"), ("-x", "'-x"), ("-1.5e-3", "-1.5e-3"), ("a=b", "a=b")],
@@ -218,7 +224,9 @@ def test_csv_never_starts_a_formula(name: str, cell: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_markdown_rows_have_as_many_cells_as_the_header(name: str) -> None:
     text = FORMATS["md"](compared(stored(name), stored("other", recipe={**RECIPE, "epochs": name})), False)
-    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+    blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(blocks) == 4
+    for block in blocks:
         assert len({len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
 
@@ -262,6 +270,16 @@ def test_a_terminal_of_80_columns_cuts_no_cell() -> None:
         assert mark in text
 
 
+@pytest.mark.parametrize("width", range(77, 125))
+def test_a_terminal_wide_enough_breaks_no_word(width: int) -> None:
+    [table, _] = tables(compared())
+    columns = [
+        column for column in zip(table.columns, *table.rows, strict=True) if column[0] not in table.spare
+    ]
+    text = printed(compared(), width)
+    assert [word for column in columns for cell in column for word in cell.split() if word not in text] == []
+
+
 def test_a_wide_terminal_shows_every_column() -> None:
     text = printed(compared(), 200)
     assert "validation error %" in text
@@ -290,8 +308,13 @@ def test_absent_columns_are_not_shown() -> None:
 
 def test_a_level_is_a_row_of_what_was_found() -> None:
     [table, _] = tables(compared())
-    dense, optimal, _ = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    dense, optimal, last = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
     assert (dense["difference"], dense["95% interval"], dense["verdict"]) == ("-", "-", "-")
+    assert (last["difference"], last["95% interval"], last["verdict"]) == (
+        "+1.00",
+        "[+1.00, +1.00]",
+        "higher",
+    )
     assert optimal == {
         "level": "1",
         "weights %": "64.00",
@@ -329,6 +352,12 @@ def test_a_metric_shown_beside_can_be_the_one_asked_for() -> None:
 def test_the_footnotes_are_honest() -> None:
     notes = tables(compared())[-1].notes
     assert any("with 3 seeds that rule calls a difference 22.5% of the time" in note for note in notes)
+    assert "optimal: lowest mean validation error" in notes
+    by_test = {"test_error": stored().metrics["test_error"]}
+    assert (
+        "optimal: lowest mean test error; chosen by the test set itself, so its value is optimistic"
+        in tables(compared(replace(stored(), metrics=by_test)))[-1].notes
+    )
     single = tables(compared(stored(seeds=1)))
     assert "n = 1: one seed has no sd, interval or verdict" in single[0].notes
     assert not any("that rule calls" in note for note in single[-1].notes)
@@ -359,12 +388,39 @@ def test_a_run_without_levels_is_still_told_of() -> None:
     assert printed(compared(empty), 80)
 
 
-def test_a_recipe_is_flat_with_paths_that_skip_the_chosen_names() -> None:
-    flat = flatten(RECIPE)
-    assert (flat["model"], flat["model.width"]) == ("cifar_resnet_20", "0.8")
-    assert (flat["optimizer"], flat["optimizer.momentum"]) == ("sgd", "0.9")
-    assert flat["procedure.0"] == "train"
-    assert flat["procedure.1.stages.0.criterion"] == "magnitude"
+def test_recipes_differ_at_paths_that_skip_the_chosen_names() -> None:
+    other = {**RECIPE, "model": {"cifar_resnet_20": {"width": 0.5}}, "optimizer": {"sgd": {"momentum": 0.0}}}
+    assert differences([RECIPE, other]) == {
+        "model.width": ["0.8", "0.5"],
+        "optimizer.momentum": ["0.9", "0.0"],
+    }
+
+
+def test_another_choice_is_one_difference_with_its_options_in_words() -> None:
+    warm = {"warmup": {"over": 5.0, "then": {"steps": {"start": 0.4, "at": [30.0, 60.0]}}}}
+    found = differences([{"learning_rate": {"constant": {"value": 0.1}}}, {"learning_rate": warm}, {}])
+    assert found == {
+        "learning_rate": [
+            "constant (value 0.1)",
+            "warmup (over 5.0, then steps (start 0.4, at [30.0, 60.0]))",
+            "-",
+        ]
+    }
+
+
+def test_procedures_of_the_same_stages_differ_inside_and_others_as_a_whole() -> None:
+    def pruning(times: int) -> dict[str, Any]:  # Any: a recipe's values
+        stages = [{"prune": {"criterion": "magnitude", "fraction": 0.2}}, "rewind", "train"]
+        return {"procedure": ["train", {"repeat": {"times": times, "stages": stages}}]}
+
+    assert differences([pruning(3), pruning(4)]) == {"procedure.1.times": ["3", "4"]}
+    assert differences([pruning(3), {"procedure": ["train"]}]) == {
+        "procedure": ["train, 3 x (prune by magnitude, rewind, train)", "train"]
+    }
+
+
+def test_what_is_the_same_is_not_listed() -> None:
+    assert differences([RECIPE, RECIPE]) == {}
 
 
 def test_only_what_differs_between_recipes_is_shown() -> None:
@@ -373,6 +429,22 @@ def test_only_what_differs_between_recipes_is_shown() -> None:
     assert differs.columns == ("run", "labels.fraction")
     assert differs.rows == (("a", "0.3"), ("b", "0.6"))
     assert len(tables(compared(stored("a"), stored("b")))) == 4
+
+
+def test_where_many_values_differ_each_has_a_row() -> None:
+    other = {
+        **RECIPE,
+        "model": {"cifar_resnet_20": {"width": 0.5}},
+        "labels": {"uniform": {"fraction": 0.6}},
+        "optimizer": {"sgd": {"momentum": 0.0}},
+    }
+    differs = tables(compared(stored("a"), stored("b", recipe=other)))[-2]
+    assert differs.columns == ("run", "a", "b")
+    assert differs.rows == (
+        ("model.width", "0.8", "0.5"),
+        ("labels.fraction", "0.3", "0.6"),
+        ("optimizer.momentum", "0.9", "0.0"),
+    )
 
 
 def test_a_recipe_is_described_in_a_line() -> None:

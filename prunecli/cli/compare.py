@@ -244,7 +244,7 @@ def _emit(compared: Compared, settings: Settings) -> None:
     from prunecli import report
 
     brief = len(compared.summaries) > 1 if settings.brief is None else settings.brief
-    if settings.format is Format.table and sys.stdout.isatty():
+    if settings.format is Format.table and output.decorated(sys.stdout):
         from rich.console import Console
 
         console = Console(highlight=False)

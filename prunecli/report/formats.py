@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -83,12 +83,11 @@ def _rich_table(table: Table, width: int) -> Iterator[RenderableType]:
         yield Text(shown(table.title), style="bold")
     if table.columns:
         drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        fits = _fits(table, width)
-        for name, least in zip(table.columns, _longest_words(table), strict=True):
+        # Rich breaks words although lines could break between them, and cuts what it may not break.
+        widths = _widths(table, width) if _fits(table, width) else [None] * len(table.columns)
+        for name, column in zip(table.columns, widths, strict=True):
             justify: Literal["left", "right"] = "left" if name in table.words else "right"
-            # Rich breaks words although lines could break between them, and cuts what it may not break.
-            least_width = least if fits else None
-            drawn.add_column(Text(shown(name)), justify=justify, overflow="fold", min_width=least_width)
+            drawn.add_column(Text(shown(name)), justify=justify, overflow="fold", width=column)
         for row in table.rows:
             drawn.add_row(*(Text(shown(cell), style=styles.get(cell, "")) for cell in row))
         yield drawn
@@ -96,8 +95,23 @@ def _rich_table(table: Table, width: int) -> Iterator[RenderableType]:
 
 
 def _fits(table: Table, width: int) -> bool:
-    longest = _longest_words(table)
-    return sum(longest) + 2 * len(longest) + 2 <= width
+    return _drawn(_longest_words(table)) <= width
+
+
+def _drawn(widths: Sequence[int]) -> int:
+    """The width of a table with columns of these widths: two more for each column and the edges."""
+    return sum(widths) + 2 * len(widths) + 2
+
+
+def _widths(table: Table, width: int) -> list[int]:
+    """Of columns as wide as their cells, but never wider together than `width`, nor narrower than a word."""
+    least = _longest_words(table)
+    columns = zip(table.columns, *table.rows, strict=True)
+    widths = [max(_width(shown(cell)) for cell in column) for column in columns]
+    while _drawn(widths) > width:
+        spare = [wide - longest for wide, longest in zip(widths, least, strict=True)]
+        widths[spare.index(max(spare))] -= 1
+    return widths
 
 
 def _longest_words(table: Table) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prunecli.compare import GENERALIZATION, Compared, Level, Summary
-from prunecli.report.words import describe, flatten
+from prunecli.report.words import describe, differences
 from prunecli.statistics import false_positives
 from prunecli.store.values import StoredRun
 
@@ -116,15 +116,10 @@ def _summary_table(compared: Compared) -> Table:
 
 
 def _recipe_tables(runs: Sequence[StoredRun]) -> Iterator[Table]:
-    flat = [
-        flatten({key: run.recipe[key] for key in run.recipe if key not in ("about", "seeds")}) for run in runs
-    ]
-    paths = list(dict.fromkeys(path for values in flat for path in values))
-    paths = [path for path in paths if len({values.get(path) for values in flat}) > 1]
-    rows = [
-        (run.name, *(values.get(path, NONE) for path in paths))
-        for run, values in zip(runs, flat, strict=True)
-    ]
+    said = frozenset({"about", "seeds"})
+    found = differences([{key: run.recipe[key] for key in run.recipe if key not in said} for run in runs])
+    paths = list(found)
+    rows = [(run.name, *(found[path][number] for path in paths)) for number, run in enumerate(runs)]
     grid = [("run", *paths), *rows]
     if len(paths) > len(runs):
         grid = list(zip(*grid, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Unicode's categories: control, format, surrogate, line separator, paragraph separator.
@@ -16,9 +16,15 @@ def shown(text: str) -> str:
     return "".join(_escaped(c) if unicodedata.category(c) in _UNSHOWN else c for c in text)
 
 
-def flatten(recipe: Mapping[str, Any]) -> dict[str, str]:  # Any: a recipe's values
-    """A resolved recipe's dotted paths and values; as in overrides, a path skips the chosen name."""
-    return {path: value for name, item in recipe.items() for path, value in _flat(name, item)}
+def differences(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:  # Any: a recipe's values
+    """Where recipes differ: dotted paths, each with every recipe's value in words, `-` where it has none.
+
+    Where other functions are chosen, or lists are of other stages, that is one difference: what lies inside is
+    not listed beside it.
+    """
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    pairs = [pair for key in keys for pair in _differ(key, [recipe.get(key) for recipe in recipes])]
+    return dict(pairs)
 
 
 def describe(recipe: Mapping[str, Any]) -> str:  # Any: a recipe's values
@@ -34,27 +40,50 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:  # Any: a recipe's value
-    inside: Iterable[tuple[str, Any]] = ()  # Any: a recipe's values
-    match value:
-        case Mapping():
-            inside = value.items()
-            name, options = _chosen(value)
-            if isinstance(options, Mapping):
-                yield path, name
-                inside = options.items()
-        case [*items]:
-            inside = ((str(place), item) for place, item in enumerate(items))
-        case _:
-            yield path, value if isinstance(value, str) else json.dumps(value, default=str)
-    for name, item in inside:
-        yield from _flat(f"{path}.{name}", item)
+def _differ(path: str, values: Sequence[Any]) -> Iterator[tuple[str, list[str]]]:  # Any: a recipe's values
+    if all(value == values[0] for value in values):
+        return
+    inside = _inside(values)
+    if inside is None:
+        yield path, [_in_words(path, value) for value in values]
+        return
+    for name in dict.fromkeys(name for one in inside for name in one):
+        yield from _differ(f"{path}.{name}", [one.get(name) for one in inside])
+
+
+def _inside(values: Sequence[Any]) -> list[dict[str, Any]] | None:  # Any: a recipe's values
+    """What the values hold by name, where all are the same choice, or lists of the same choices; else None."""
+    if all(isinstance(value, list) for value in values):
+        names = {tuple(_chosen(item)[0] for item in value) for value in values}
+        return (
+            [{str(n): item for n, item in enumerate(value)} for value in values] if len(names) == 1 else None
+        )
+    chosen = [_chosen(value) for value in values]
+    if len({name for name, _ in chosen}) == 1 and any(options is not None for _, options in chosen):
+        return [dict(options or {}) for _, options in chosen]
+    if all(isinstance(value, Mapping) and len(value) > 1 for value in values):
+        return [dict(value) for value in values]
+    return None
+
+
+def _in_words(path: str, value: Any) -> str:  # Any: a recipe's value
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return _stages(value) if path == "procedure" else f"[{', '.join(_choice(item) for item in value)}]"
+    return _choice(value) if isinstance(value, (str, Mapping)) else json.dumps(value, default=str)
 
 
 def _choice(value: Any) -> str:  # Any: a recipe's value
     name, options = _chosen(value)
-    plain = {key: item for key, item in dict(options or {}).items() if isinstance(item, (str, int, float))}
-    return f"{name} ({', '.join(f'{key} {item}' for key, item in plain.items())})" if plain else name
+    given = [f"{key} {_option(item)}" for key, item in dict(options or {}).items() if item is not None]
+    return f"{name} ({', '.join(given)})" if given else name
+
+
+def _option(value: Any) -> str:  # Any: a recipe's value
+    if isinstance(value, list):
+        return f"[{', '.join(_option(item) for item in value)}]"
+    return _choice(value) if isinstance(value, Mapping) else str(value)
 
 
 def _stages(stages: Sequence[Any]) -> str:  # Any: a recipe's values
