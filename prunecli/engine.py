@@ -53,7 +53,14 @@ def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Fi
     tell = _logged(tell, settings.runs)
     with ExitStack() as locks:
         locks.enter_context(denormals_flushed())
-        prepared = prepare(recipe, settings)
+        prepared = []
+        for run in prepare(recipe, settings):
+            if run.limit:
+                prepared.append(run)
+            else:
+                tell(
+                    Said(f"{run.point.label}: prunes before any training, so it has no dense model to train")
+                )
         tell(Planned(len(prepared), sum(_epochs_ahead(run) for run in prepared)))
         begun = [_begin(run, recipe, settings, tell, locks) for run in prepared]
         failures: list[dict[int, str]] = [{} for _ in begun]

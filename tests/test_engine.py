@@ -73,6 +73,14 @@ def test_train_then_prune_gives_the_bytes_of_prune_alone(two_seeds, tmp_path):
     assert min(event.level for event in heard.of(EpochDone)) == 1
 
 
+def test_a_recipe_that_prunes_first_has_no_dense_training(tmp_path):
+    heard = Heard()
+    first = recipe("procedure=[{prune: {fraction: 0.5}}, train]")
+    assert carry_out_all(first, Settings(runs=tmp_path, dense_only=True), heard) == []
+    assert "no dense model to train" in heard[0].message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_seeds_added_later_give_the_bytes_of_all_at_once(two_seeds, tmp_path):
     first = carried_out(tmp_path, "seeds=[1]")
     assert carried_out(tmp_path, "seeds=[0, 1]") == first
