@@ -143,7 +143,7 @@ def _end(
     run = begun.run
     if failures:
         write_run_files(run, recipe, settings, failures, begun.seeds)
-    complete = not failures and run.limit == len(run.foreseen)
+    complete = not failures and (run.limit == len(run.foreseen) or not begun.missing)
     if complete and begun.missing:
         run.folder.merge(begun.missing, header_of(run))
     tell(RunDone(run.folder.path.name, run.folder.path, "complete" if complete else "partial"))

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from prunecli.errors import UsageError, suggest
 from prunecli.lab import Lab
 from prunecli.masks import Tensors
 from prunecli.randomness import key
+from prunecli.registry import Choice
 from prunecli.state import State
 
 Evidence = Callable[[State, Lab], Any]  # Any: tensors, generators: as the criterion's signature says
@@ -28,6 +30,17 @@ def generator(state: State, lab: Lab) -> torch.Generator:
 
 
 EVIDENCE: dict[str, Evidence] = {"weights": weights, "generator": generator}
+
+
+def check_needs(criterion: Choice) -> None:
+    """Whether there is all the evidence that a criterion asks for.
+
+    Raises:
+        UsageError: there is not.
+    """
+    for name in criterion.entry.needs:
+        if name not in EVIDENCE:
+            raise UsageError(f"criterion '{criterion.name}' asks for '{name}'{suggest(name, EVIDENCE)}")
 
 
 def gather(needs: tuple[str, ...], state: State, lab: Lab) -> list[Any]:  # Any: see Evidence

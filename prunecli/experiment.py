@@ -31,7 +31,7 @@ from prunecli.registry import (
 def _amount(value: float) -> float:
     if isinstance(value, float) and value >= 1:
         raise ValueError("should be a fraction below 1 or a whole number of examples")
-    return value
+    return value or 0
 
 
 def _distinct(seeds: list[int]) -> list[int]:

@@ -128,7 +128,7 @@ class Lab:
             seen = self._seen(taken, spent, count, rate)
             if not math.isfinite(seen.loss):
                 raise Diverged(
-                    f"the loss is {seen.loss} in epoch {epoch} of training (learning rate {rate:g})"
+                    f"the loss is {seen.loss} in epoch {epoch + 1} of training (learning rate {rate:g})"
                 )
             self.watch(seen)
         return replace(

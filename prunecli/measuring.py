@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunecli.errors import Diverged
 from prunecli.lab import TRAINING, VALIDATION, Lab, Outcomes
-from prunecli.observers import observe
+from prunecli.observers import error_percent, observe
 from prunecli.state import State
 from prunecli.store.values import Measured
 
@@ -18,9 +19,13 @@ def measure(level: int, state: State, lab: Lab, around: Mapping[str, Outcomes]) 
     """What is stored of a level that ends in a state, and its test outcomes.
 
     `around` has the test outcomes `before` and `after` the level's pruning; level 0 reports none.
+
+    Raises:
+        Diverged: an example's loss is NaN or infinite.
     """
     train = lab.outcomes(state, lab.dataset.train, lab.targets.used)
     test = tested(lab, state)
+    _check_finite(level, lab.seed, {"training": train, "test": test})
     arrays = _always(lab, state, train, test)
     seen = {**(around if level > 0 else {}), "train": train, "test": test, "state": state, "lab": lab}
     for choice in lab.experiment.observe:
@@ -66,9 +71,17 @@ def _always(
 def _metrics(name: str, seen: Outcomes, part: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
     correct, loss = seen.correct.numpy()[part], seen.loss.numpy()[part]
     return {
-        f"metrics/{name}_error": 100 * (1 - _mean(correct)),
+        f"metrics/{name}_error": error_percent(correct),
         f"metrics/{name}_loss": _mean(loss),
     }
+
+
+def _check_finite(level: int, seed: int, seen: Mapping[str, Outcomes]) -> None:
+    for name, outcomes in seen.items():
+        if not bool(outcomes.loss.isfinite().all()):
+            raise Diverged(
+                f"seed {seed}, level {level}: the loss of a {name} example is not finite at its end"
+            )
 
 
 def _mean(values: NDArray[Any]) -> NDArray[np.float64]:  # Any: numbers

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from prunecli.lab import Outcomes
 from prunecli.registry import Choice, observers
 
+SEEN = ("train", "test", "before", "after", "state", "lab")
+"""What an observer may ask for."""
+
 Arrays = Mapping[str, NDArray[Any]]  # Any: float64, float32 and uint8, as the contract says
 
 
@@ -38,10 +41,16 @@ def instability(before: Outcomes, after: Outcomes) -> Arrays:
     """
     was, became = before.correct.double().mean().item(), after.correct.double().mean().item()
     return {
-        "metrics/test_error_before_pruning": np.asarray(100 * (1 - was)),
-        "metrics/test_error_after_pruning": np.asarray(100 * (1 - became)),
+        "metrics/test_error_before_pruning": error_percent(before.correct.numpy()),
+        "metrics/test_error_after_pruning": error_percent(after.correct.numpy()),
         "metrics/instability": np.asarray((was - became) / was if was else np.nan),
     }
+
+
+def error_percent(correct: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """100 times the share that is wrong, from the whole number of wrong ones; NaN of none."""
+    wrong = int(correct.size - np.count_nonzero(correct))
+    return np.asarray(100 * wrong / correct.size if correct.size else np.nan, dtype=np.float64)
 
 
 def observe(choice: Choice, seen: Mapping[str, object]) -> Arrays:
@@ -50,7 +59,6 @@ def observe(choice: Choice, seen: Mapping[str, object]) -> Arrays:
     if not all(name in seen for name in needs):
         return {}
     found: Arrays = choice(*(seen[name] for name in needs))
-    return {
-        place if "/" in place else f"observations/{choice.name}/{place}": np.asarray(array)
-        for place, array in found.items()
-    }
+    own = {f"observations/{choice.name}/{name}": array for name, array in found.items() if "/" not in name}
+    placed = {place: np.asarray(array) for place, array in found.items() if "/" in place}
+    return placed | {place: np.asarray(array, dtype=np.float64) for place, array in own.items()}

@@ -14,10 +14,10 @@ from prunecli.errors import EnvironmentMissing
 from prunecli.estimate import measure_cost
 from prunecli.experiment import Experiment
 from prunecli.lab import LEFT_OUT, TRAINING, VALIDATION, Lab, build, chosen_names, make_targets
-from prunecli.procedure import Foreseen, foresee, prefix_digest
+from prunecli.procedure import Foreseen, check_fits, foresee, prefix_digest
 from prunecli.recipe.load import Point, Recipe
 from prunecli.registry import Choice
-from prunecli.runs import Settings, folder_of, load_dataset
+from prunecli.runs import Settings, fitting_levels, folder_of, load_dataset
 from prunecli.store.states import States
 from prunecli.task import Task
 
@@ -118,6 +118,10 @@ def _planned(
     model = None if facts.task is None else build(experiment, facts.task, 0, torch.device("cpu"))
     sizes = {name: p.numel() for name, p in model.named_parameters()} if model is not None else None
     names = chosen_names(experiment, model) if model is not None else ()
+    if dataset is not None:
+        levels = fitting_levels(experiment, dataset)
+    elif model is not None:
+        check_fits(experiment, model, names)
     steps = None if counts.train is None else Lab.batches_in(counts.train, experiment.batch_size)
     folder = None if dataset is None else folder_of(point, dataset.fingerprint, settings.runs)
     seconds = None
@@ -157,8 +161,11 @@ def _counts(experiment: Experiment, dataset: Dataset | None, facts: Facts) -> Co
         return Counts()
     amount = experiment.validation
     validation = round(amount * facts.train) if isinstance(amount, float) else amount
-    chosen = int(experiment.examples(facts.train).sum())
-    return Counts(max(0, chosen - validation), validation, facts.train - chosen, facts.test)
+    left_out = facts.train - int(experiment.examples(facts.train).sum())
+    if validation and left_out:
+        # How many of those left out are in the validation split depends on the data.
+        return Counts(None, validation, left_out, facts.test)
+    return Counts(facts.train - validation - left_out, validation, left_out, facts.test)
 
 
 def _seconds(

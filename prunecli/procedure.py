@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from prunecli.errors import Diverged, Mistake, RecipeError, UsageError
+from torch import nn
+
+from prunecli.errors import Diverged, Mistake, RecipeError, UsageError, suggest
+from prunecli.evidence import check_needs
 from prunecli.experiment import Experiment, digest
 from prunecli.lab import Lab, Outcomes
 from prunecli.measuring import measure, tested
+from prunecli.observers import SEEN
 from prunecli.registry import Choice
 from prunecli.stages import Outlook
 from prunecli.state import State
+from prunecli.store.codec import FORMAT_VERSION
 from prunecli.store.values import Measured
 
 MAX_STAGES = 100_000
@@ -64,19 +69,23 @@ def levels(procedure: Sequence[Choice]) -> list[Level]:
     return [Level(number, tuple(stages), _event(stages)) for number, stages in enumerate(cut)]
 
 
-def foresee(experiment: Experiment) -> list[Foreseen]:
-    """Each level with what it comes to, as far as the recipe alone tells.
+def foresee(
+    experiment: Experiment, steps_per_epoch: int | None = None, total: int | None = None
+) -> list[Foreseen]:
+    """Each level with what it comes to, as far as the recipe, an epoch's steps and the prunable weights tell.
 
     Raises:
         RecipeError: stages that could not be carried out, all of them.
     """
-    outlook, foreseen = Outlook(experiment.epochs), []
+    outlook, foreseen = Outlook(experiment.epochs, steps_per_epoch, total), []
     mistakes: list[Mistake] = []
     _try_schedule(experiment, mistakes)
     for level in levels(experiment.procedure):
         for stage in level.stages:
             try:
-                outlook = stage.entry.traits["foresee"](outlook, **stage.options)
+                # A stage of the user's own may have no foresight: the outlook stays as it is.
+                foresight = stage.entry.traits.get("foresee")
+                outlook = foresight(outlook, **stage.options) if foresight else outlook
             except (UsageError, ValueError) as error:
                 mistakes.append(Mistake(stage.place, str(error)))
         foreseen.append(Foreseen(level, outlook))
@@ -96,14 +105,38 @@ def dense_end(procedure: Sequence[Choice]) -> int:
 
 def prefix_digest(experiment: Experiment, fingerprint: str, level: int) -> str:
     """Names the state at a level's end by all that led to it: what comes after in the recipe does not count."""
-    plain = experiment.plain(results_only=True)
-    del plain["procedure"], plain["observe"]
-    stages = [
-        stage.plain(results_only=True)
-        for cut in levels(experiment.procedure)[: level + 1]
-        for stage in cut.stages
-    ]
-    return digest({"experiment": plain, "stages": stages, "fingerprint": fingerprint})
+    stages = [stage for cut in levels(experiment.procedure)[: level + 1] for stage in cut.stages]
+    prefix = replace(experiment, procedure=stages, observe=[]).plain(results_only=True)
+    return digest({"format": FORMAT_VERSION, "experiment": prefix, "fingerprint": fingerprint})
+
+
+def check_fits(experiment: Experiment, model: nn.Module, names: Sequence[str]) -> None:
+    """Whether optimizer, scopes, criteria and observers can do what the recipe asks of this model.
+
+    Raises:
+        RecipeError: what they cannot do, with its place.
+    """
+    mistakes: list[Mistake] = []
+    try:
+        experiment.optimizer(dict(model.named_parameters()))
+    except (UsageError, ValueError) as error:
+        mistakes.append(Mistake(experiment.optimizer.place, str(error)))
+    stages = {id(stage): stage for stage in unroll(experiment.procedure)}
+    for choice in (inner for stage in stages.values() for inner in stage.named()):
+        try:
+            if choice.kind == "scopes":
+                choice(names, 0.0)
+            elif choice.kind == "criteria":
+                check_needs(choice)
+        except UsageError as error:
+            mistakes.append(Mistake(choice.place, str(error)))
+    for observer in experiment.observe:
+        unknown = [name for name in observer.entry.needs if name not in SEEN]
+        if unknown:
+            message = f"observer '{observer.name}' asks for '{unknown[0]}'{suggest(unknown[0], SEEN)}"
+            mistakes.append(Mistake(observer.place, message))
+    if mistakes:
+        raise RecipeError(mistakes)
 
 
 def carry_out(
@@ -124,7 +157,10 @@ def carry_out(
         try:
             state = stage(state, lab)
         except Diverged as error:
-            raise Diverged(f"seed {lab.seed}, level {level.number}: {error}") from error
+            sealed = (
+                f"the last level sealed is {level.number - 1}" if level.number else "no level is sealed yet"
+            )
+            raise Diverged(f"seed {lab.seed}, level {level.number}: {error}; {sealed}") from error
         if position == last:
             around["after"] = tested(lab, state)
     return state, *measure(level.number, state, lab, around)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints, overload
 from pydantic_core import core_schema
 
 from prunecli import own_code
-from prunecli.errors import Place
+from prunecli.errors import Place, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -189,6 +189,8 @@ def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         if p.kind is p.KEYWORD_ONLY:
             factory = made.get(p.name, MISSING)
             default = p.default if factory is MISSING else factory()
+            if p.name not in hints:
+                raise UsageError(f"the option '{p.name}' of {function.__name__} needs a type annotation")
             found[p.name] = p.replace(annotation=hints[p.name], default=default)
     return found
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 import prunecli
-from prunecli.datasets.values import Dataset, Roots, Split
-from prunecli.errors import EnvironmentMissing
+from prunecli.datasets.values import Augment, Dataset, Roots, Split
+from prunecli.errors import EnvironmentMissing, UsageError
 from prunecli.experiment import Experiment, digest
 from prunecli.lab import make_lab
-from prunecli.procedure import Foreseen, dense_end, foresee
+from prunecli.procedure import Foreseen, check_fits, dense_end, foresee
 from prunecli.recipe.load import Point, Recipe, dump
 from prunecli.registry import Choice
 from prunecli.store.codec import FORMAT_VERSION, MAX_PRUNED_AT
@@ -75,16 +75,34 @@ def prepare(recipe: Recipe, settings: Settings) -> list[Prepared]:
 
 def prepare_point(point: Point, settings: Settings, datasets: dict[str, Dataset] | None = None) -> Prepared:
     """A point of a recipe, checked; see `prepare`. `datasets` are those read so far, by their recipe form."""
-    levels = foresee(point.experiment)
     datasets = {} if datasets is None else datasets
     name = json.dumps(point.experiment.data.plain(), sort_keys=True)
     if name not in datasets:
         datasets[name] = load_dataset(point.experiment.data, settings)
     dataset = datasets[name]
-    make_lab(point.experiment, point.experiment.seeds[0], dataset, torch.device("cpu"))
+    levels = fitting_levels(point.experiment, dataset)
     folder = folder_of(point, dataset.fingerprint, settings.runs)
     limit = dense_end(point.experiment.procedure) if settings.dense_only else len(levels)
     return Prepared(point, dataset, folder, tuple(levels), limit)
+
+
+def fitting_levels(experiment: Experiment, dataset: Dataset) -> list[Foreseen]:
+    """The levels of an experiment that can be carried out on a dataset.
+
+    Raises:
+        RecipeError, UsageError: it cannot be, and why.
+    """
+    lab = make_lab(experiment, experiment.seeds[0], dataset, torch.device("cpu"))
+    check_fits(experiment, lab.model, lab.names)
+    first = lab.dataset.train.images.batches(
+        [torch.arange(1)], Augment(tuple(experiment.augmentation)), lab.device
+    )
+    made = tuple(next(iter(first)).shape[1:])
+    if made != dataset.task.shape:
+        raise UsageError(
+            f"the augmentations make images of shape {made}; the data's are {dataset.task.shape}"
+        )
+    return foresee(experiment, lab.steps_per_epoch, lab.initial().masks.total)
 
 
 def load_dataset(choice: Choice, settings: Settings) -> Dataset:
@@ -161,7 +179,11 @@ def write_run_files(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     path = run.folder.path
     before: dict[str, Any] = read_run_json(path) if (path / "run.json").exists() else {}  # Any: JSON
-    resumes = [*before.get("resumes", []), now] if before and not failures else before.get("resumes", [])
+    how = {"versions": versions(), "source": recipe.source, "overrides": list(recipe.overrides)}
+    resumes = before.get("resumes", [])
+    if before and not failures:
+        resumes = [*resumes, {"when": now, **how}]
+    first = {name: before.get(name, value) for name, value in {**how, "original": recipe.text}.items()}
     plain = {**run.experiment.plain(), "seeds": list(seeds)}
     device = (
         torch.cuda.get_device_name(settings.device)
@@ -175,15 +197,12 @@ def write_run_files(
             "recipe": plain,
             "levels": len(run.foreseen),
             "spent": [foreseen.outlook.spent for foreseen in run.foreseen],
-            "versions": versions(),
             "device": f"{settings.device.type} {device}".strip(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": run.experiment.threads,
             "host": platform.node(),
             "process": os.getpid(),
-            "source": recipe.source,
-            "original": recipe.text,
-            "overrides": list(recipe.overrides),
+            **first,
             "started": before.get("started", now),
             "resumes": resumes,
             "failures": {str(seed): why for seed, why in failures.items()},

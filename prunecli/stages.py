@@ -35,10 +35,27 @@ class Outlook:
     """
 
     epochs: float
+    steps_per_epoch: int | None = None
+    """Known once the dataset is: clocks are then whole steps, as training's are."""
+    total: int | None = None
+    """Prunable weights, once the model is known: counts are then whole, as pruning's are."""
     step: float = 0.0
     spent: float = 0.0
     density: float | None = 1.0
     points: Mapping[str, float] = field(default_factory=dict)
+
+    def whole(self, epochs: float) -> float:
+        """The epochs that so many come to in whole steps."""
+        per = self.steps_per_epoch
+        return epochs if per is None else round(epochs * per) / per
+
+    def pruned(self, fraction: float) -> float:
+        """The density once a fraction of what is kept is dropped."""
+        density = self.density or 0.0
+        if not self.total:
+            return density * (1 - fraction)
+        kept = round(density * self.total)
+        return (kept - round(fraction * kept)) / self.total
 
 
 Foresight = Callable[..., Outlook]
@@ -50,11 +67,15 @@ def _foresee_train(
 ) -> Outlook:
     if epochs is not None and until is not None:
         raise UsageError("'train' takes 'epochs' or 'until', not both")
-    end = outlook.step + epochs if epochs is not None else outlook.epochs if until is None else until
+    if epochs is not None:
+        end = outlook.step + outlook.whole(epochs)
+    else:
+        end = outlook.whole(outlook.epochs if until is None else until)
     if end <= outlook.step:
+        per = f" of {outlook.steps_per_epoch} steps" if outlook.steps_per_epoch else ""
         raise UsageError(
-            f"'train' has nothing to do: the schedule stands at epoch {outlook.step:g} and this trains to {end:g}; "
-            "put a rewind before it, or give 'epochs'"
+            f"'train' has nothing to do: the schedule stands at epoch {outlook.step:g}{per} and this trains to "
+            f"{end:g}; put a rewind before it, or give 'epochs' that come to a step"
         )
     if learning_rate is not None:
         learning_rate(outlook.epochs)
@@ -84,8 +105,9 @@ def train(
 
 def _foresee_prune(outlook: Outlook, *, criterion: Choice, fraction: float, scope: Choice) -> Outlook:
     del criterion
-    known = outlook.density is not None and not scope.options
-    return replace(outlook, density=(outlook.density or 0) * (1 - fraction) if known else None)
+    # A fraction of each layer is that fraction of all; a policy's amounts are the layers' own.
+    known = outlook.density is not None and scope.name in ("global", "layer")
+    return replace(outlook, density=outlook.pruned(fraction) if known else None)
 
 
 @stages(foresee=_foresee_prune, prunes=True)
@@ -107,7 +129,7 @@ def _foresee_prune_to(outlook: Outlook, *, density: Choice, criterion: Choice, s
     target = density(outlook.epochs)(outlook.step)
     if not 0 <= target <= 1:
         raise UsageError(f"the density should be from 0 to 1; it is {target:g} at epoch {outlook.step:g}")
-    known = outlook.density is not None and not scope.options
+    known = outlook.density is not None and scope.name == "global"
     return replace(outlook, density=min(outlook.density or 0, target) if known else None)
 
 
@@ -138,7 +160,7 @@ def _foresee_rewind(outlook: Outlook, *, what: str, to: float | str, momentum: s
             "rewinding weights needs the name of a saved point, such as {what: weights, to: early} after "
             "`save: {point: early}`"
         )
-    step = outlook.points[to] if isinstance(to, str) else to
+    step = outlook.points[to] if isinstance(to, str) else outlook.whole(to)
     if step > outlook.step:
         raise UsageError(
             f"'rewind' goes back; epoch {step:g} is past epoch {outlook.step:g}, where this stands"
@@ -206,4 +228,11 @@ def repeat(
 
 def _scores(criterion: Choice, state: State, lab: Lab) -> Tensors:
     scores: Tensors = criterion(*gather(criterion.entry.needs, state, lab))
+    for name in lab.names:
+        if name not in scores or scores[name].shape != state.weights[name].shape:
+            found = tuple(scores[name].shape) if name in scores else "none"
+            raise UsageError(
+                f"criterion '{criterion.name}' gives scores of shape {found} for '{name}'; "
+                f"its weights have {tuple(state.weights[name].shape)}"
+            )
     return scores

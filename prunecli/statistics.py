@@ -54,7 +54,8 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], *, confidence: float 
 
 def verdict(mean: float, std: float) -> Verdict:
     """Two levels differ where |mean difference| is one sd or more (Jin et al., 2022, section 2)."""
-    if mean == 0 or abs(mean) < std:
+    # A mean of one sd, such as that of 0, 1 and 2 examples, is a difference, whatever its last bits say.
+    if mean == 0 or (abs(mean) < std and not math.isclose(abs(mean), std, rel_tol=1e-9)):
         return "match"
     return "lower" if mean < 0 else "higher"
 

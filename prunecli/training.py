@@ -134,7 +134,8 @@ def seed_(device: torch.device, key: int) -> None:
     """Seed torch's generators, for dropout and its like."""
     torch.default_generator.manual_seed(key)
     if device.type == "cuda":
-        torch.cuda.manual_seed(key)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(key)
 
 
 @torch.no_grad()
@@ -167,5 +168,7 @@ def load_slots_(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], sl
     """Give the optimizer the tensors that `slots_of` took from one like it."""
     for place, tensor in slots.items():
         slot, _, name = place.partition("/")
-        device = parameters[name].device if tensor.dim() else tensor.device
-        optimizer.state[parameters[name]][slot] = tensor.detach().clone().to(device)
+        parameter = parameters[name]
+        # Fused optimizers walk memory as it lies: a slot has its parameter's strides, channels-last included.
+        own = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+        optimizer.state[parameter][slot] = own.detach().copy_(tensor)

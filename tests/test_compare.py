@@ -508,3 +508,15 @@ def test_comparing_imports_nothing_heavy() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "[]\n"
     )
+
+
+@pytest.mark.parametrize("base", range(12))
+@pytest.mark.parametrize("wrong", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_a_mean_of_one_sd_is_a_difference_whatever_its_last_bits_say(
+    base: int, wrong: tuple[int, ...]
+) -> None:
+    """Differences of 0, 1 and 2 test examples have a mean of exactly one sd; their percentages are rounded."""
+    before = dict.fromkeys(range(3), 100 * base / 360)
+    after = {seed: 100 * (base + more) / 360 for seed, more in enumerate(wrong)}
+    assert paired(after, before, confidence=0.95).verdict == "higher"
+    assert paired(before, after, confidence=0.95).verdict == "lower"

@@ -93,3 +93,7 @@ def _expanded(word: str) -> list[str]:
     """A word as the shell hands it on."""
     found = sorted(str(path) for path in Path().glob(word) if not path.name.startswith("."))
     return found if "*" in word else [word]
+
+
+def test_there_are_recipes_in_the_documents():
+    assert any("procedure:" in text for page in PAGES for text in blocks(page, "yaml"))

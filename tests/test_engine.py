@@ -226,12 +226,14 @@ def test_a_seed_that_diverges_leaves_the_others_comparable(tmp_path, monkeypatch
 
     monkeypatch.setattr(engine, "carry_out", poisoned)
     heard = Heard()
-    # NaN weights have no magnitude to rank; at level 1 they are ranked first, which names the parameter.
     (finished,) = carry_out_all(
         recipe("seeds=[0, 1]", "procedure=[train, rewind, train]"), Settings(runs=tmp_path), heard
     )
     assert set(finished.failures) == {1}
-    assert "seed 1, level 1: the loss is nan in epoch 2" in finished.failures[1]
+    assert (
+        "seed 1, level 1: the loss is nan in epoch 3 of training (learning rate 0.1); the last level sealed is 0"
+        in finished.failures[1]
+    )
     assert not finished.complete
     run = read_run(finished.folder.path)
     assert (run.status, run.seeds) == ("partial", (0, 1))

@@ -73,6 +73,29 @@ def test_options_are_checked_like_any_others(own):
         loaded("model={'python:own_models:linear': {bias: 3}}")
 
 
+def test_an_option_without_a_type_is_explained(own):
+    own.write_text(CODE + "def bare(task, *, width=8): ...\n")
+    with pytest.raises(UsageError, match="'width' of bare needs a type annotation"):
+        loaded("model=python:own_models:bare")
+
+
+def test_a_criterion_that_asks_for_what_there_is_not_is_found_before(own):
+    own.write_text(CODE + "def curvature(hessian): ...\n")
+    procedure = "procedure=[train, {prune: {fraction: 0.5, criterion: 'python:own_models:curvature'}}]"
+    with pytest.raises(RecipeError, match="asks for 'hessian'"):
+        make_plan(loaded(procedure), Settings(), timed=False)
+
+
+def test_later_code_does_not_change_what_led_to_a_level(own):
+    from prunecli.procedure import prefix_digest
+
+    pruning = "procedure=[train, {{prune: {{fraction: 0.5, criterion: {}}}}}]"
+    first = loaded(pruning.format("magnitude")).points[0].experiment
+    second = loaded(pruning.format("'python:own_models:largest'")).points[0].experiment
+    assert prefix_digest(first, "f", 0) == prefix_digest(second, "f", 0)
+    assert prefix_digest(first, "f", 1) != prefix_digest(second, "f", 1)
+
+
 def test_other_code_is_another_experiment(own):
     first = run_digest(loaded("model=python:own_models:linear").points[0].experiment, "f")
     own.write_text(CODE + "# changed\n")

@@ -133,6 +133,36 @@ def test_dense_training_ends_at_the_first_pruning(procedure, dense):
     assert dense_end(small(f"procedure={procedure}").procedure) == dense
 
 
+def test_training_that_comes_to_no_step_is_found_before(digits):
+    from prunecli.runs import fitting_levels
+
+    with pytest.raises(RecipeError, match="nothing to do"):
+        fitting_levels(small("procedure=[{repeat: {times: 20, stages: [{train: {epochs: 0.05}}]}}]"), digits)
+    (level,) = fitting_levels(
+        small("procedure=[{repeat: {times: 10, stages: [{train: {epochs: 0.1}}]}}]"), digits
+    )
+    assert level.outlook.spent == 10 / 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer={sgd: {nesterov: true}}", "Nesterov"),
+        (
+            "procedure=[{prune: {fraction: 0.5, scope: {policy: {amounts: {'conv*': 0.5}}}}}]",
+            "matches no prunable",
+        ),
+        ("augmentation=[{random_resized_crop: {size: 4}}]", "makes images 4x4"),
+    ],
+)
+def test_what_does_not_fit_the_model_or_the_data_is_found_before(digits, override, message):
+    from prunecli.errors import UsageError
+    from prunecli.runs import fitting_levels
+
+    with pytest.raises(UsageError, match=message):
+        fitting_levels(small(override), digits)
+
+
 def test_every_stage_foresees():
     assert all("foresee" in entry.traits or entry.traits.get("macro") for entry in stages.entries())
 

@@ -42,8 +42,11 @@ def equal(one, other) -> bool:
 
 @pytest.mark.parametrize("cut", [1, 4, 5, 7])
 @pytest.mark.parametrize("optimizer", optimizers)
-def test_training_can_be_split_anywhere(lab_of, cut, optimizer):
-    lab = lab_of(*CONVOLUTIONAL, f"optimizer={optimizer}", "learning_rate={cosine: {start: 0.01}}")
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
+def test_training_can_be_split_anywhere(lab_of, cut, optimizer, memory):
+    momentum = "{sgd: {momentum: 0.9}}" if optimizer == "sgd" else optimizer
+    overrides = (f"optimizer={momentum}", "learning_rate={cosine: {start: 0.01}}", f"memory_format={memory}")
+    lab = lab_of(*CONVOLUTIONAL, *overrides)
     rate, state = lab.rate_at(), sparse(lab)
     assert lab.steps_per_epoch == 5
     whole = lab.train(state, 9, rate)
@@ -113,6 +116,47 @@ def test_a_full_mask_changes_no_bit_of_a_step():
 
     almost = torch.ones(3, 4, dtype=torch.bool)
     assert torch.equal(after(Masks({})), after(Masks({"weight": almost})))
+
+
+def batches_of(lab: Lab, epoch: int = 0, offset: int = 0) -> list[Batch]:
+    return list(lab._batches(epoch, offset, lab.steps_per_epoch - offset, 0, lab.rate_at()))
+
+
+def test_training_images_are_augmented_by_epoch_and_example(lab_of):
+    plain, flipped = lab_of("augmentation=[]"), lab_of("augmentation=[{flip: {p: 1.0}}]")
+    for one, other in zip(batches_of(plain), batches_of(flipped), strict=True):
+        assert torch.equal(one.images.flip(-1), other.images)
+    lab = lab_of("augmentation=[{crop: {padding: 2}}]")
+    whole = torch.cat([b.images for b in batches_of(plain, 1)])
+    moved = [torch.cat([b.images for b in batches_of(lab, epoch)]) for epoch in (0, 1)]
+    assert not torch.equal(moved[1], whole)
+    order = [torch.cat([b.labels for b in batches_of(lab, epoch)]) for epoch in (0, 1)]
+    assert not torch.equal(order[0], order[1])
+
+
+def test_each_step_has_a_random_key_of_its_own(lab_of):
+    lab = lab_of()
+    keys = [batch.key for epoch in (0, 1) for batch in batches_of(lab, epoch)]
+    assert len(set(keys)) == len(keys)
+    assert [batch.key for batch in batches_of(lab, 0, 3)] == keys[3 : lab.steps_per_epoch]
+
+
+def test_noise_is_drawn_by_seed_outside_a_validation_split_that_is_not(lab_of):
+    overrides = ("labels={uniform: {fraction: 0.5}}", "validation=0.2")
+    first, second = (lab_of(*overrides, seed=seed).targets for seed in (0, 1))
+    assert torch.equal(first.split, second.split)
+    assert not torch.equal(first.noisy, second.noisy)
+    for targets in (first, second):
+        assert not targets.noisy[targets.split == 1].any()
+        assert int(targets.noisy.sum()) == round(0.5 * int((targets.split != 1).sum()))
+
+
+def test_nesterov_momentum_is_another_step(lab_of):
+    heavy, nesterov = (
+        lab_of(f"optimizer={{sgd: {{momentum: 0.9, nesterov: {word}}}}}") for word in ("false", "true")
+    )
+    trained = [lab.train(lab.initial(), 3, lab.rate_at()) for lab in (heavy, nesterov)]
+    assert not same(trained[0].weights, trained[1].weights)
 
 
 def test_order_depends_on_seed_and_epochs_spent_alone(lab_of):

@@ -32,7 +32,9 @@ def status(
 ) -> None:
     """Show how runs stand: sealed levels, time left, failures."""
     del verbose
-    if states or prune:
+    if prune and not states:
+        raise UsageError("--prune deletes the stored states that --states lists: give both")
+    if states:
         _states(runs, prune=prune, json=json)
         return
     from prunecli.store.inspection import standing

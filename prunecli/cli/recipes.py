@@ -14,6 +14,7 @@ from prunecli.cli import output
 from prunecli.errors import StorageError, UsageError, suggest
 
 if TYPE_CHECKING:
+    from prunecli.experiment import Experiment
     from prunecli.plan import PlannedRun
     from prunecli.recipe.load import Point, Recipe
     from prunecli.runs import Settings
@@ -66,6 +67,8 @@ def make_settings(
     from prunecli.datasets.values import roots
     from prunecli.runs import Settings, choose_device
 
+    if runs.exists() and not runs.is_dir():
+        raise UsageError(f"--runs {runs}: is a file; give a folder")
     found = roots(data_root, download, os.environ)
     return Settings(runs, choose_device(device), found, dense_only, workers)
 
@@ -189,6 +192,7 @@ def _plan_lines(plan: PlannedRun) -> Iterator[str]:
         yield f"  steps       {plan.steps_per_epoch:,} an epoch of batches of {experiment.batch_size}"
     if plan.missing:
         yield "  missing     " + plan.missing.replace("\n", "\n              ")
+    yield f"  rate        {_rate(experiment)}"
     rows = [("level", "stages", "weights remaining", "epochs spent")]
     for foreseen in plan.levels:
         density = foreseen.outlook.density
@@ -207,6 +211,15 @@ def _plan_lines(plan: PlannedRun) -> Iterator[str]:
         store, states = size(plan.store_bytes), size(plan.state_bytes)
         yield f"  disk        at most {store} of store, {states} of states to go on from"
     yield ""
+
+
+def _rate(experiment: Experiment) -> str:
+    """The learning rate at the start and the end of the schedule; a schedule that never moves says so."""
+    rate, epochs = experiment.learning_rate(experiment.epochs), experiment.epochs
+    values = [rate(epochs * number / 200) for number in range(201)]
+    ends = f"{values[0]:g} at the start, {rate(epochs * (1 - 1e-9)):g} at the end of {epochs:g} epochs"
+    still = experiment.learning_rate.name != "constant" and len(set(values[:-1])) == 1
+    return ends + ("; it never changes, so rewinding it does nothing" if still else "")
 
 
 def _elided(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

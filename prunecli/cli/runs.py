@@ -93,7 +93,7 @@ def _carry_out(recipe: Recipe, settings: Settings, progress: Progress, *, quiet:
         for run in finished:
             print(run.folder.path)
     _raise_failures(recipe, finished)
-    if not json and not quiet:
+    if finished and not json and not quiet:
         names = " ".join(str(run.folder.path) for run in finished)
         output.say(f"next: prunecli compare {names}")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prunecli.errors import UsageError
-from prunecli.randomness import Draw
+from prunecli.randomness import Draw, key
 from prunecli.registry import Choice
 from prunecli.task import Task
 
@@ -67,11 +67,14 @@ class Augment:
 
     def batch(self, images: Tensor, index: Tensor) -> Tensor:
         """The images (B, C, H, W), augmented by the choices that work on batches; `index` keys the draws."""
-        draw = Draw(self.key, index)
-        for choice in self.choices:
+        for position, choice in enumerate(self.choices):
             if not _per_image(choice):
-                images = choice(images, draw)
+                images = choice(images, self._draw(position, index))
         return images
+
+    def _draw(self, position: int, index: Tensor) -> Draw:
+        """Draws of their own for each place in the list, so that the same augmentation twice is not undone."""
+        return Draw(key(self.key, position), index)
 
     @property
     def per_image(self) -> bool:
@@ -80,9 +83,10 @@ class Augment:
 
     def image(self, image: Tensor, index: Tensor, size: tuple[int, ...]) -> Tensor:
         """One image (C, H, W) as the per-image choices make it, (C, *size); `index` (1,) keys the draws."""
-        draw = Draw(self.key, index)
-        for choice in filter(_per_image, self.choices):
-            image = choice(image, draw)
+        for position, choice in enumerate(self.choices):
+            if not _per_image(choice):
+                continue
+            image = choice(image, self._draw(position, index))
             if image.shape[1:] != size:
                 made, wanted = ("x".join(map(str, pair)) for pair in (image.shape[1:], size))
                 raise UsageError(f"augmentation '{choice.name}' makes images {made}, the data's are {wanted}")

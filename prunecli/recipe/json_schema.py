@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from prunecli import own_code
+from pydantic import BaseModel
+
 from prunecli.experiment import Experiment
 from prunecli.own_code import PREFIX
 from prunecli.recipe.options import schema_of
-from prunecli.registry import Entry, Registry, plain
+from prunecli.registry import Entry, Registry, options_of, plain
 
 Json = dict[str, Any]  # Any: what JSON holds
 
 
 def json_schema() -> Json:
     """A schema in JSON Schema's 2020-12 form, of the words that draft-07 editors know as well."""
-    recipe = _object(Experiment.__doc__ or "", schema_of(Experiment).model.model_json_schema())
+    recipe = _object(Experiment.__doc__ or "", Experiment)
     definitions = recipe.pop("$defs", {})
     recipe["properties"]["sweep"] = {
         "description": "Dotted paths and the values that each takes; lists multiply, one run a point.",
@@ -48,11 +50,6 @@ def _choice(registry: Registry) -> Json:
         if not _needed(entry):
             forms.append({"type": "string", "pattern": f"^{entry.name}.+", "description": entry.summary})
         forms.append(_one_key({"patternProperties": {f"^{entry.name}.+": _options(entry)}}))
-    own = f"^{own_code.PREFIX}.+"
-    forms.append(
-        {"type": "string", "pattern": own, "description": "a function of your own, with --allow-code"}
-    )
-    forms.append(_one_key({"patternProperties": {own: {"type": "object"}}}))
     about = f"a {registry.one} of your own, for --allow-code"
     forms.append({"type": "string", "pattern": f"^{PREFIX}.+", "description": about})
     forms.append(_one_key({"patternProperties": {f"^{PREFIX}.+": {"type": ["object", "null"]}}}))
@@ -67,7 +64,7 @@ def _one_key(keys: Json) -> Json:
 
 
 def _options(entry: Entry) -> Json:
-    options = _object(entry.summary, schema_of(entry.function).model.model_json_schema())
+    options = _object(entry.summary, entry.function)
     # `train:` with nothing after it is null, and means `train`.
     return options if _needed(entry) else {**options, "type": ["object", "null"]}
 
@@ -77,11 +74,15 @@ def _needed(entry: Entry) -> list[str]:
     return [name for name, option in entry.options.items() if option.default is option.empty]
 
 
-def _object(description: str, schema: Json) -> Json:
+def _object(description: str, function: Callable[..., Any]) -> Json:
+    """The schema of a function's options, or of a dataclass's fields."""
+    schema = schema_of(function).model.model_json_schema()
     schema.pop("title", None)
     schema["description"] = " ".join(description.split())
-    for option in schema.get("properties", {}).values():
+    for name, option in schema.get("properties", {}).items():
         option.pop("title", None)
         if "default" in option:
-            option["default"] = plain(option["default"])
+            # pydantic has no word for a choice; the recipe's form does.
+            default = options_of(function)[name].default
+            option["default"] = plain(default.model_dump() if isinstance(default, BaseModel) else default)
     return schema

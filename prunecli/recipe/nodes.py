@@ -283,7 +283,10 @@ class _Builder:
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
     problem = " ".join((error.problem or "not YAML").split())
-    hints = {"'\\t'": "; indent with spaces", "mapping values": "; put a text that holds ': ' in quotes"}
+    hints = {
+        "'\\t'": "; indent with spaces",
+        "mapping values": "; is a line above it indented otherwise? a text that holds ': ' needs quotes",
+    }
     hint = next((hint for sign, hint in hints.items() if sign in problem), "")
     return f"not YAML: {problem}{hint}"
 

@@ -42,6 +42,8 @@ def notes(compared: Compared, summary: Summary) -> Iterator[str]:
     if run.status != "complete":
         yield f"{run.status}: shown are the levels sealed so far"
     yield from run.notes
+    if compared.reference and compared.reference.summary.run.recipe.get("data") != run.recipe.get("data"):
+        yield "other data than the run it is compared with: seeds pair by number alone"
     if len(run.seeds) == 1:
         yield "n = 1: one seed has no sd, interval or verdict"
     yield from _unpaired(compared, summary)

@@ -100,9 +100,8 @@ def decode_store(data: bytes, where: str) -> list[Measured]:
     with opened(data, "store", where) as file:
         seeds, numbers = file["metrics/seed"][()], file["metrics/level"][()]
         density, spent = file["metrics/density"][()], file["metrics/spent"][()]
-        scales = {"seed", "level", "example"}
         skipped = {"metrics/density", "metrics/spent"}
-        places = [p for p in _places(file) if not _is_scale(p, scales) and p not in skipped]
+        places = [p for p in _places(file) if not _is_scale(file[p], p) and p not in skipped]
         stacked = _typed({place: file[place][()] for place in places})
         masks = {name: _kept(dataset, len(numbers)) for name, dataset in file["masks"].items()}
     return [
@@ -328,9 +327,9 @@ def _places(file: h5py.File) -> list[str]:
     return sorted(found)
 
 
-def _is_scale(place: str, scales: Iterable[str]) -> bool:
-    name = place.rpartition("/")[2]
-    return name in scales or "_axis_" in name
+def _is_scale(dataset: h5py.Dataset, place: str) -> bool:
+    """Whether a dataset only labels an axis; the layers' names do that, and are content too."""
+    return bool(dataset.is_scale) and place != "layers/name"
 
 
 def _typed(arrays: Mapping[str, Array]) -> dict[str, Array]:

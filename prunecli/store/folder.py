@@ -103,6 +103,8 @@ class RunFolder:
         """
         found = read_record(self.store)
         if found is None:
+            if self.store.exists():
+                raise DamagedRun(f"{self.store}: has no record beside it, so nothing vouches for its content")
             return frozenset()
         read_sealed(self.store, found[0])
         return frozenset(found[0]["seeds"])
@@ -126,14 +128,15 @@ class RunFolder:
             if seed not in have:
                 kept += [codec.decode_level(part.read_bytes(), str(part)) for part in self.chain(seed).parts]
         data = codec.encode_store(kept, header)
+        if codec.encode_store(codec.decode_store(data, str(self.store)), header) != data:
+            raise StorageError(f"{self.store}: would not read back as it was made; its parts are kept")
         before = read_record(self.store)
         previous = {name: before[0][name] for name in ("size", "sha256")} if before else None
         facts = {"recipe_digest": self.digest, "seeds": sorted({one.seed for one in kept})}
         # The record comes first and names both files, so that every moment in between is readable.
         replace(record_path(self.store), record_of(data, {**facts, "previous_file": previous}))
         replace(self.store, data)
-        written = self.store.read_bytes()
-        if codec.encode_store(codec.decode_store(written, str(self.store)), header) != data:
+        if self.store.read_bytes() != data:
             raise StorageError(f"{self.store}: does not read back as it was written; its parts are kept")
         replace(record_path(self.store), record_of(data, facts))
         for seed in seeds:

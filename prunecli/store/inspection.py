@@ -63,10 +63,14 @@ def standing(path: Path) -> Standing:
     content = read_run_json(path)
     run = RunFolder(path, str(content.get("recipe_digest", "")))
     levels = int(content.get("levels", 0))
-    record = read_record(run.store)
-    stored = set(record[0].get("seeds", [])) if record else set()
     failures = content.get("failures", {})
-    seeds, damage = [], []
+    seeds: list[SeedStanding] = []
+    damage: list[str] = []
+    stored: frozenset[int] = frozenset()
+    try:
+        stored = run.stored_seeds()
+    except DamagedRun as error:
+        damage.append(str(error))
     for seed in sorted({*content.get("recipe", {}).get("seeds", []), *stored}):
         chain = run.chain(seed)
         damage += [chain.damage] if chain.damage else []
