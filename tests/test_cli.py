@@ -632,3 +632,16 @@ def test_a_terminal_that_knows_little_is_written_to_all_the_same(folder):
     shown, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
     assert r"about: h\u2026" in shown
+
+
+def test_a_metric_that_no_run_knows_is_an_error_alone(run):
+    done = prunecli_("compare", str(run), "--metric", "accuracy")
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert "has no metric 'accuracy'" in done.stderr
+
+
+def test_states_are_deleted_only_where_they_are_asked_for(run):
+    done = prunecli_("status", "--prune")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--states" in done.stderr
+    assert list(Path("runs/.states").rglob("*.safetensors"))

@@ -124,7 +124,9 @@ def compare_runs(texts: Sequence[str], settings: Settings, read: Read) -> None:
         raise _together(errors)
     with _collecting_(errors):
         compared = _compared(runs, settings, read)
-        _emit(compared, settings)
+        # A metric that no run knows is a slip of the pen: no table of dashes.
+        if any(settings.metric in summary.run.metrics for summary in compared.summaries):
+            _emit(compared, settings)
         errors += problems(compared, require_n=settings.require_n)
         for summary, gate in itertools.product(compared.summaries, settings.gates):
             with _collecting_(errors):
