@@ -7,9 +7,10 @@ import torch
 from conftest import SMALL, same, small
 
 from prunecli.errors import RecipeError
-from prunecli.procedure import dense_end, foresee, levels, prefix_digest, unroll
+from prunecli.procedure import carry_out, dense_end, foresee, levels, prefix_digest, unroll
 from prunecli.recipe.load import load_text
 from prunecli.registry import Choice, stages
+from prunecli.runs import run_digest
 
 
 def stage(name: str, **options: object) -> Choice:
@@ -225,3 +226,29 @@ def test_a_prefix_is_named_by_what_led_to_it_alone():
     assert prefix_digest(pruned, "f", 1) != prefix_digest(other, "f", 1)
     assert prefix_digest(pruned, "f", 0) != prefix_digest(pruned, "g", 0)
     assert prefix_digest(small("batch_size=100"), "f", 0) != prefix_digest(small(), "f", 0)
+
+
+def error_of(lab, state) -> float:
+    """The test error of a state, in percent."""
+    seen = lab.outcomes(state, lab.dataset.test, lab.dataset.test.labels)
+    return 100 * int((~seen.correct).sum()) / len(seen.correct)
+
+
+def test_an_event_is_measured_before_its_first_and_after_its_last_pruning(lab_of):
+    procedure = (
+        "[{train: {until: 0.5}}, {save: {point: early}}, train, {rewind: {what: weights, to: early}}, "
+        "{prune: {fraction: 0.5}}, {prune: {fraction: 0.9}}, train]"
+    )
+    lab = lab_of(f"procedure={procedure}")
+    dense, pruned = levels(lab.experiment.procedure)
+    state, _, tested = carry_out(dense, lab.initial(), lab, None)
+    _, measured, _ = carry_out(pruned, state, lab, tested)
+    rewound = stage("rewind", what="weights", to="early")(state, lab)
+    last = stage("prune", fraction=0.9)(stage("prune", fraction=0.5)(rewound, lab), lab)
+    assert measured.arrays["metrics/test_error_before_pruning"] == error_of(lab, rewound)
+    assert measured.arrays["metrics/test_error_after_pruning"] == error_of(lab, last)
+    assert error_of(lab, rewound) != error_of(lab, state)
+
+
+def test_other_data_is_another_run():
+    assert run_digest(small(), "f") != run_digest(small(), "g")
