@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from prunecli.errors import GateFailed, NotComparable, PrunecliError, suggest
 from prunecli.expression import Expression
@@ -15,6 +18,8 @@ from prunecli.store.values import StoredRun
 # Regression stores no errors, so its losses stand in.
 SELECTORS = ("validation_error", "test_error", "validation_loss", "test_loss")
 GENERALIZATION = ("test_error", "test_loss")
+DIVERGED = "diverged"
+"""The metric that is 1 where a seed diverged: levels carry it as a mark."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,10 @@ class Level:
     density: float
     spent: float
     metrics: Mapping[str, Statistic]
+    collapsed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The layers that have no weight left, each with the seeds that this is so for."""
+    diverged: tuple[int, ...] = ()
+    """The seeds whose training loss is worse than a uniform guess's."""
 
     def statistic(self, metric: str) -> Statistic:
         """The metric over the run's seeds; of no values where there is no such metric."""
@@ -152,15 +161,7 @@ class Compared:
 
 def summarize(run: StoredRun) -> Summary:
     """A run's statistics over its seeds, and which levels are dense, optimal and sparsest better."""
-    levels = tuple(
-        Level(
-            number,
-            float(density),
-            float(spent),
-            {name: statistic(run.metrics[name][:, number].tolist()) for name in run.metrics},
-        )
-        for number, (density, spent) in enumerate(zip(run.density, run.spent, strict=True))
-    )
+    levels = tuple(_level(run, number) for number in range(len(run.density)))
     dense = 0 if levels and levels[0].density == 1 else None
     summary = Summary(run, levels, dense, None, None)
     return replace(summary, optimal=_optimal(summary), sparsest_better=_sparsest_better(summary))
@@ -172,7 +173,8 @@ def with_seeds(run: StoredRun, seeds: Sequence[int]) -> StoredRun:
     if not rows:
         raise NotComparable(f"{run.name}: has no seed of --seeds; it has {', '.join(map(str, run.seeds))}")
     metrics = {name: values[rows] for name, values in run.metrics.items()}
-    return replace(run, seeds=tuple(run.seeds[row] for row in rows), metrics=metrics)
+    kept = run.kept[rows] if run.kept.size else run.kept
+    return replace(run, seeds=tuple(run.seeds[row] for row in rows), metrics=metrics, kept=kept)
 
 
 def problems(compared: Compared, *, require_n: int = 0) -> list[PrunecliError]:
@@ -194,6 +196,25 @@ def check_gate(gate: Expression, compared: Compared, summary: Summary) -> None:
         raise NotComparable(f"{where}: {error}; {numbers}") from None
     if fails:
         raise GateFailed(f"{where} is true: {numbers}")
+
+
+def _level(run: StoredRun, number: int) -> Level:
+    metrics = {name: statistic(values[:, number].tolist()) for name, values in run.metrics.items()}
+    # A run whose layers are not known has none that is known to have collapsed; -1 is a level not there yet.
+    layers = run.layers if run.kept.size else ()
+    gone = {name: _seeds(run, run.kept[:, number, place] == 0) for place, name in enumerate(layers)}
+    return Level(
+        number,
+        float(run.density[number]),
+        float(run.spent[number]),
+        metrics,
+        {name: seeds for name, seeds in gone.items() if seeds},
+        _seeds(run, run.metrics[DIVERGED][:, number] == 1) if DIVERGED in run.metrics else (),
+    )
+
+
+def _seeds(run: StoredRun, which: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(seed for seed, chosen in zip(run.seeds, which.tolist(), strict=True) if chosen)
 
 
 def _gate_value(name: str, compared: Compared, summary: Summary) -> tuple[int, float]:

@@ -1,26 +1,21 @@
-"""How runs are carried out: find what is stored already, do the rest, seal it level by level."""
+"""How runs are carried out: find what is stored already, do the rest seed by seed, merge what is done."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
-from prunecli.errors import Diverged
-from prunecli.lab import Lab, Outcomes, Watch, make_lab
-from prunecli.measuring import measure
+from prunecli.determinism import prepare_workspace
+from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat
 from prunecli.placing import Task, side_by_side
-from prunecli.procedure import Level, carry_out, prefix_digest
 from prunecli.progress import (
     EpochDone,
-    EpochSeen,
     Event,
-    LevelDone,
     Listener,
     Planned,
     RunDone,
@@ -30,12 +25,13 @@ from prunecli.progress import (
     as_json,
 )
 from prunecli.recipe.load import Recipe
-from prunecli.runs import Prepared, Settings, header_of, prepare, write_run_files
-from prunecli.state import State
+from prunecli.runs import Prepared, Settings, check_room, header_of, prepare, write_run_files
+from prunecli.seeds import carry_out_seed
+from prunecli.stopping import Stop, flagged
 from prunecli.store.folder import RunFolder
+from prunecli.store.lock import locked
+from prunecli.store.run_file import read_run_json
 from prunecli.store.sealing import make_folder
-from prunecli.store.states import States
-from prunecli.store.values import Measured
 from prunecli.training import denormals_flushed
 
 
@@ -49,27 +45,29 @@ class Finished:
 
 
 def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Finished]:
-    """Carry the recipe's runs out, `settings.workers` seeds side by side; a failed seed does not stop the others."""
+    """Carry the recipe's runs out, `settings.workers` seeds side by side; a failed seed does not stop the others.
+
+    Raises:
+        Stopped: a signal asked for it, or another process writes a run; the same call goes on from there.
+        StorageError: something cannot be stored; all that was sealed is safe.
+    """
     tell = _logged(tell, settings.runs)
-    with ExitStack() as locks:
-        locks.enter_context(denormals_flushed())
-        prepared = []
-        for run in prepare(recipe, settings):
-            if run.limit:
-                prepared.append(run)
-            else:
-                tell(
-                    Said(f"{run.point.label}: prunes before any training, so it has no dense model to train")
-                )
+    prepare_workspace()
+    with ExitStack() as until_the_end:
+        until_the_end.enter_context(denormals_flushed())
+        prepared = _prepared(recipe, settings, tell)
+        stop = until_the_end.enter_context(flagged())
         tell(Planned(len(prepared), sum(_epochs_ahead(run) for run in prepared)))
-        begun = [_begin(run, recipe, settings, tell, locks) for run in prepared]
+        begun = [_begin(run, recipe, settings, tell, until_the_end) for run in prepared]
+        if any(one.missing for one in begun):
+            check_room(prepared, settings)
         failures: list[dict[int, str]] = [{} for _ in begun]
         waiting = [set(one.missing) for one in begun]
         finished = {
             n: _end(one, recipe, settings, {}, tell) for n, one in enumerate(begun) if not one.missing
         }
         tasks = [(number, seed) for number, one in enumerate(begun) for seed in one.missing]
-        for (number, seed), why in _attempted(prepared, tasks, settings, tell):
+        for (number, seed), why in _attempted(prepared, tasks, settings, tell, stop):
             waiting[number].discard(seed)
             if why:
                 failures[number][seed] = why
@@ -79,14 +77,32 @@ def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Fi
     return [finished[number] for number in range(len(begun))]
 
 
-def carry_out_seed(run: Prepared, seed: int, settings: Settings, tell: Listener) -> str:
-    """Carry a run's seed out; gives why it failed, or nothing."""
-    torch.set_num_threads(run.experiment.threads)
-    try:
-        _carry_out_seed(run, seed, States(settings.runs / ".states"), settings, tell)
-    except Diverged as error:
-        return str(error)
-    return ""
+def _prepared(recipe: Recipe, settings: Settings, tell: Listener) -> list[Prepared]:
+    """The runs to carry out, everything about them checked."""
+    found = prepare(recipe, settings)
+    _check_same_run(recipe, found)
+    for run in found:
+        if not run.limit:
+            tell(Said(f"{run.point.label}: prunes before any training, so it has no dense model to train"))
+    return [run for run in found if run.limit]
+
+
+def _check_same_run(recipe: Recipe, prepared: Sequence[Prepared]) -> None:
+    """Whether the recipe that a run's folder holds still means that run: on other data it would be another."""
+    folder = Path(recipe.source).parent
+    results = [override for override in recipe.overrides if not override.startswith("seeds=")]
+    if Path(recipe.source).name != "recipe.yaml" or results or not (folder / "run.json").exists():
+        return
+    content = read_run_json(folder)
+    if any(run.folder.digest == content.get("recipe_digest") for run in prepared):
+        return
+    was, now = content.get("dataset_fingerprint"), prepared[0].dataset.fingerprint
+    what = f"the dataset is another one (fingerprint {str(was)[:12]}, now {now[:12]})"
+    if was == now:
+        what = "its recipe.yaml was changed, or it is of a prunecli that stored other options"
+    raise EnvironmentMissing(
+        f"{folder}: cannot be gone on with: {what}; copy its recipe.yaml elsewhere to start a new run"
+    )
 
 
 def _logged(tell: Listener, runs: Path) -> Listener:
@@ -101,11 +117,20 @@ def _logged(tell: Listener, runs: Path) -> Listener:
         if name and name not in complete and not isinstance(event, EpochDone):
             line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **as_json(event)})
             # The log is never the truth: a full disk stops the next seal, not this.
-            with suppress(OSError), (runs / name / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(line + "\n")
+            with suppress(OSError):
+                _append(runs / name / "log.jsonl", line + "\n")
         tell(event)
 
     return listen
+
+
+def _append(path: Path, text: str) -> None:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -123,18 +148,54 @@ class _Begun:
 
 def _begin(run: Prepared, recipe: Recipe, settings: Settings, tell: Listener, locks: ExitStack) -> _Begun:
     seeds = tuple(run.experiment.seeds)
-    if not run.folder.stored_seeds() >= set(seeds):
-        # What is complete is only read, and may well be read-only.
-        make_folder(run.folder.path)
-        locks.enter_context(run.folder.locked())
-    have = run.folder.stored_seeds()
+    folder = run.folder
+    if _whole(folder) >= set(seeds):
+        # What is complete is only read, and may well be read-only; what was left behind goes if it can.
+        if folder.leftovers(seeds) and os.access(folder.path, os.W_OK):
+            locks.enter_context(locked(folder.path, lambda message: tell(Said(message))))
+            _clear(folder, sorted(folder.stored_seeds()), tell)
+    else:
+        make_folder(folder.path)
+        locks.enter_context(locked(folder.path, lambda message: tell(Said(message))))
+        folder.recover()
+        _set_damaged_store_aside(folder, tell)
+    have = folder.stored_seeds()
     begun = _Begun(run, have, tuple(seed for seed in seeds if seed not in have))
-    done = sum(min(run.limit, len(run.folder.chain(seed).parts)) for seed in begun.missing)
-    levels = run.limit * len(have & set(seeds)) + done
-    tell(RunStarted(run.folder.path.name, run.folder.path, seeds, run.limit, levels))
+    done = sum(min(run.limit, len(folder.chain(seed).parts)) for seed in begun.missing)
+    tell(
+        RunStarted(folder.path.name, folder.path, seeds, run.limit, run.limit * len(have & set(seeds)) + done)
+    )
     if begun.missing:
-        write_run_files(run, recipe, settings, {}, begun.seeds)
+        for message in write_run_files(run, recipe, settings, {}, begun.seeds):
+            tell(Said(message))
     return begun
+
+
+def _whole(folder: RunFolder) -> frozenset[int]:
+    """The seeds of a whole store; none of a damaged one."""
+    try:
+        return folder.stored_seeds()
+    except NewerFormat:
+        raise
+    except DamagedRun:
+        return frozenset()
+
+
+def _set_damaged_store_aside(folder: RunFolder, tell: Listener) -> None:
+    try:
+        folder.stored_seeds()
+    except NewerFormat:
+        raise
+    except DamagedRun as error:
+        moved = folder.set_store_aside()
+        tell(Said(f"{error}; moved to quarantine: {', '.join(moved)}; what it held is carried out again"))
+
+
+def _clear(folder: RunFolder, seeds: Sequence[int], tell: Listener) -> None:
+    folder.recover()
+    moved = folder.tidy(seeds)
+    if moved:
+        tell(Said(f"{folder.path}: not of this run, moved to quarantine: {', '.join(moved)}"))
 
 
 def _end(
@@ -146,100 +207,26 @@ def _end(
     complete = not failures and (run.limit == len(run.foreseen) or not begun.missing)
     if complete and begun.missing:
         run.folder.merge(begun.missing, header_of(run))
+        _clear(run.folder, begun.seeds, tell)
     tell(RunDone(run.folder.path.name, run.folder.path, "complete" if complete else "partial"))
     return Finished(run.folder, failures, complete)
 
 
 def _attempted(
-    prepared: Sequence[Prepared], tasks: Sequence[Task], settings: Settings, tell: Listener
+    prepared: Sequence[Prepared], tasks: Sequence[Task], settings: Settings, tell: Listener, stop: Stop
 ) -> Iterator[tuple[Task, str]]:
     """Each task with why it failed, or nothing, as they end."""
     if settings.workers > 1 and len(tasks) > 1:
         points = [run.point for run in prepared]
-        yield from side_by_side(points, tasks, settings, carry_out_seed, tell)
+        yield from side_by_side(points, tasks, settings, carry_out_seed, tell, stop)
     else:
         for number, seed in tasks:
-            yield (number, seed), carry_out_seed(prepared[number], seed, settings, tell)
-
-
-def _carry_out_seed(run: Prepared, seed: int, states: States, settings: Settings, tell: Listener) -> None:
-    """Go on from the last state that is stored, and seal each level that is not sealed yet."""
-    sealed, tip = _sealed(run, seed, tell)
-    if sealed >= run.limit:
-        return
-    lab = make_lab(run.experiment, seed, run.dataset, settings.device, _watch(run, seed, tell))
-    start, state = _latest(run, seed, sealed, states)
-    state = lab.initial() if state is None else state.to(settings.device)
-    previous: Outcomes | None = None
-    for foreseen in run.foreseen[start : run.limit]:
-        level = foreseen.level
-        state, measured, previous = _reached(run, level, state, lab, previous, states)
-        if level.number >= sealed:
-            tip = run.folder.seal_level(measured, header_of(run), tip)
-            _keep_state(run, seed, level, state, states)
-            tell(_level_done(run, measured))
-
-
-def _sealed(run: Prepared, seed: int, tell: Listener) -> tuple[int, str]:
-    """How many levels of a seed are sealed, and their chain's tip; what is not whole is set aside."""
-    chain = run.folder.chain(seed)
-    moved = run.folder.set_aside(seed, len(chain.parts))
-    if chain.damage:
-        where = f"moved to quarantine: {', '.join(moved)}; seed {seed} goes on from the level before"
-        tell(Said(f"{chain.damage}; {where}"))
-    return len(chain.parts), chain.tip
-
-
-def _reached(
-    run: Prepared, level: Level, state: State, lab: Lab, previous: Outcomes | None, states: States
-) -> tuple[State, Measured, Outcomes]:
-    """The level's end: level 0's is read where another recipe of the same prefix has stored it."""
-    if level.number == 0:
-        shared = states.load(prefix_digest(run.experiment, run.dataset.fingerprint, 0), lab.seed)
-        if shared is not None:
-            state = shared.to(lab.device)
-            return state, *measure(0, state, lab, {})
-    return carry_out(level, state, lab, previous)
-
-
-def _watch(run: Prepared, seed: int, tell: Listener) -> Watch:
-    """Tells of each epoch, with the level that it belongs to."""
-    ends = [foreseen.outlook.spent for foreseen in run.foreseen]
-
-    def watch(seen: EpochSeen) -> None:
-        level = next((n for n, end in enumerate(ends) if seen.spent <= end + 1e-9), len(ends) - 1)
-        tell(EpochDone(run.folder.path.name, seed, level, run.limit, seen))
-
-    return watch
-
-
-def _level_done(run: Prepared, measured: Measured) -> LevelDone:
-    error = float(measured.arrays["metrics/test_error"])
-    return LevelDone(run.folder.path.name, measured.seed, measured.level, run.limit, measured.density, error)
-
-
-def _latest(run: Prepared, seed: int, sealed: int, states: States) -> tuple[int, State | None]:
-    """The level to begin with and the state to begin from: that of the last sealed level, if it is stored."""
-    for level in reversed(range(sealed)):
-        state = states.load(prefix_digest(run.experiment, run.dataset.fingerprint, level), seed)
-        if state is not None:
-            return level + 1, state
-    return 0, None
-
-
-def _keep_state(run: Prepared, seed: int, level: Level, state: State, states: States) -> None:
-    """Keep the dense training's state, to share, and the latest, to go on from."""
-    names = [
-        prefix_digest(run.experiment, run.dataset.fingerprint, number)
-        for number in (level.number, level.number - 1)
-    ]
-    states.save(names[0], seed, state)
-    if level.number > 1:
-        states.drop(names[1], seed)
+            stop.check()
+            yield (number, seed), carry_out_seed(prepared[number], seed, settings, tell, stop)
 
 
 def _epochs_ahead(run: Prepared) -> float:
-    have = run.folder.stored_seeds()
+    have = _whole(run.folder)
     ends = [0.0, *(foreseen.outlook.spent for foreseen in run.foreseen)]
     todo = [seed for seed in run.experiment.seeds if seed not in have]
     return sum(ends[run.limit] - ends[min(run.limit, len(run.folder.chain(seed).parts))] for seed in todo)

@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+# Unicode's categories: control, format, surrogate, line separator, paragraph separator.
+_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Letters and marks that are drawn as nothing, though they are of no such category.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
+
+
+def shown(text: str) -> str:
+    """Foreign text with its control, bidi, zero-width, blank and lone surrogate characters escaped."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if character in _BLANK or unicodedata.category(character) in _UNSHOWN
+        else character
+        for character in text
+    )
 
 
 @dataclass(frozen=True)
@@ -19,15 +37,17 @@ class Place:
     length: int = 1
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.line}:{self.column}"
+        return f"{shown(self.source)}:{self.line}:{self.column}"
 
     def shown(self) -> str:
         """The source's line with a caret under the spot; empty where there is no line."""
         if not self.text.strip():
             return ""
         number = str(self.line)
-        carets = " " * (self.column - 1) + "^" * max(1, min(self.length, len(self.text) - self.column + 1))
-        return f"  {number} | {self.text}\n  {' ' * len(number)} | {carets}"
+        # What is escaped before the spot moves the caret to the right.
+        before, spot = (shown(part) for part in (self.text[: self.column - 1], self.text[self.column - 1 :]))
+        carets = " " * len(before) + "^" * max(1, min(self.length, len(spot)))
+        return f"  {number} | {before}{spot}\n  {' ' * len(number)} | {carets}"
 
 
 @dataclass(frozen=True)
@@ -70,10 +90,18 @@ class EnvironmentMissing(PrunecliError):
     status = 3
 
 
+class OutOfMemory(EnvironmentMissing):
+    """Something does not fit into memory."""
+
+
 class DamagedRun(PrunecliError):
     """A run that is damaged, empty, or of a newer format."""
 
     status = 3
+
+
+class NewerFormat(DamagedRun):
+    """A run, record or store that a newer prunecli made: whole, but not for this one to read or to move."""
 
 
 class NotComparable(PrunecliError):
@@ -101,9 +129,13 @@ class Diverged(PrunecliError):
 
 
 class StorageError(PrunecliError):
-    """Input or output failed: the disk is full, read-only, or gone."""
+    """Input or output failed: the disk is full, read-only, or gone; `passing` where it may be over soon."""
 
     status = 74
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class Stopped(PrunecliError):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from prunecli import masks
+from prunecli.building import build, manner_of
 from prunecli.experiment import Experiment
-from prunecli.lab import EVALUATION_BATCH, build, manner_of
+from prunecli.lab import EVALUATION_BATCH
 from prunecli.task import Task
 from prunecli.training import Batch, fit, outcomes
 

@@ -77,6 +77,7 @@ class Experiment:
     gradient_clipping: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    determinism: Literal["exact", "seeded", "fast"] = "seeded"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     prunable: Prunable = field(default_factory=Prunable)
     seeds: Annotated[Seeds, NoResult()] = field(default_factory=lambda: [0, 1, 2])
@@ -94,18 +95,18 @@ class Experiment:
             if not (results_only and changes_no_result(hints[item.name]))
         }
         shown["prunable"] = self.prunable.model_dump()
-        if results_only and (code := self._code()):
-            shown["code"] = code
+        if results_only and self.own_code:
+            # The digests of their files: other code gives other results.
+            shown["code"] = {name: own_code.source_digest(name) for name in self.own_code}
         return {name: plain(value, results_only=results_only) for name, value in shown.items()}
 
-    def _code(self) -> dict[str, str]:
-        """The user's own functions and the digests of their files."""
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The user's own functions that the recipe names."""
         values = [getattr(self, item.name) for item in fields(self)]
         chosen = [inner for value in values for inner in (value if isinstance(value, list) else [value])]
         names = {one.name for choice in chosen if isinstance(choice, Choice) for one in choice.named()}
-        return {
-            name: own_code.source_digest(name) for name in sorted(names) if name.startswith(own_code.PREFIX)
-        }
+        return tuple(sorted(name for name in names if name.startswith(own_code.PREFIX)))
 
 
 def digest(value: Any) -> str:  # Any: whatever JSON can hold

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from prunecli import masks
+from prunecli.building import TRAINING, Targets, build, chosen_names, make_targets, manner_of
 from prunecli.datasets.values import Augment, Dataset, Split
-from prunecli.errors import Diverged, UsageError, suggest
+from prunecli.errors import Diverged, OutOfMemory, UsageError
 from prunecli.experiment import Experiment
-from prunecli.models.parameters import prunable_names
 from prunecli.progress import EpochSeen
 from prunecli.randomness import key, permutation
 from prunecli.registry import Choice
 from prunecli.schedules import Schedule
-from prunecli.selections import validation_split
-from prunecli.state import State
-from prunecli.task import Task
+from prunecli.state import Outcomes, State
 from prunecli.training import (
     Batch,
     Manner,
@@ -31,37 +31,14 @@ from prunecli.training import (
     load_,
     load_slots_,
     outcomes,
-    seed_,
     slots_of,
 )
 
 EVALUATION_BATCH = 128
-TRAINING, VALIDATION, LEFT_OUT = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Targets:
-    """The training set's labels as used (N,), the source's, which were changed, and each example's split."""
-
-    used: Tensor
-    clean: Tensor
-    split: Tensor
-
-    @property
-    def noisy(self) -> Tensor:
-        """Whether a label was changed (N,)."""
-        return self.used != self.clean
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """Each example's cross-entropy (N,) float32, and whether it is classified as its label says (N,) bool."""
-
-    loss: Tensor
-    correct: Tensor
-
-
 Watch = Callable[[EpochSeen], None]
+Pause = Callable[[Callable[[], State], int], None]
+"""Called wherever work can be interrupted, with what makes the state so far and the steps of this training that it
+has taken; it may keep that state, and may raise Stopped."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +53,11 @@ class Lab:
     model: nn.Module
     names: tuple[str, ...]
     watch: Watch
+    say: Callable[[str], None] = lambda _message: None
+    pause: Pause = lambda _now, _steps: None
+    taken: int = 0
+    """Steps that the next training is past already: the state that it gets has the clocks of the training's start,
+    and all else of after those steps."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,34 +92,64 @@ class Lab:
 
         Raises:
             Diverged: the loss is NaN or infinite.
+            OutOfMemory: a batch does not fit.
+            UsageError: the optimizer changed weights that are dropped.
         """
+        state = replace(state, step=state.step + self.taken, spent=state.spent + self.taken)
+        optimizer = self._loaded(state)
+        now = partial(self._now, state, optimizer)
+        done, left = 0, steps - self.taken
+        while done < left:
+            epoch, offset = divmod(state.spent + done, self.steps_per_epoch)
+            count = min(left - done, self.steps_per_epoch - offset)
+            batches = self._batches(epoch, offset, count, state.step + done, rate_at)
+            taken: list[Step] = []
+            with _in_memory(f"a training step of batch_size {self.experiment.batch_size}"):
+                for step in fit(self.model, optimizer, batches, state.masks, self.manner):
+                    taken.append(step)
+                    # On a GPU a look at each loss would wait for it: there the epoch's end is early enough.
+                    if self.device.type == "cpu" and not math.isfinite(step.loss.item()):
+                        break
+                    self.pause(partial(now, done + len(taken)), self.taken + done + len(taken))
+            rate = rate_at(self.epoch(state.step + done + len(taken) - 1))
+            self._check_finite(taken, epoch, offset, rate)
+            done += count
+            self.watch(self._seen(taken, state.spent + done, count, rate))
+        return _respecting_masks(now(done), self.experiment.optimizer.name)
+
+    def _loaded(self, state: State) -> Optimizer:
+        """The recipe's optimizer, over the model as the state has it."""
         parameters = dict(self.model.named_parameters())
-        buffers = dict(self.model.named_buffers())
         load_(parameters, state.weights)
-        load_(buffers, state.buffers)
-        optimizer = self.experiment.optimizer(parameters)
+        load_(dict(self.model.named_buffers()), state.buffers)
+        optimizer: Optimizer = self.experiment.optimizer(parameters)
         load_slots_(optimizer, parameters, state.optimizer)
-        spent = state.spent
-        while steps > 0:
-            epoch, offset = divmod(spent, self.steps_per_epoch)
-            count = min(steps, self.steps_per_epoch - offset)
-            batches = self._batches(epoch, offset, count, spent - state.spent + state.step, rate_at)
-            taken = list(fit(self.model, optimizer, batches, state.masks, self.manner))
-            spent, steps = spent + count, steps - count
-            rate = rate_at(self.epoch(state.step + spent - state.spent - 1))
-            seen = self._seen(taken, spent, count, rate)
-            if not math.isfinite(seen.loss):
-                raise Diverged(
-                    f"the loss is {seen.loss} in epoch {epoch + 1} of training (learning rate {rate:g})"
-                )
-            self.watch(seen)
+        return optimizer
+
+    def _now(self, state: State, optimizer: Optimizer, steps: int) -> State:
+        """The state that the model and the optimizer are in, so many steps after another."""
+        parameters = dict(self.model.named_parameters())
         return replace(
             state,
             weights=copied(parameters),
-            buffers=copied(buffers),
+            buffers=copied(dict(self.model.named_buffers())),
             optimizer=slots_of(optimizer, parameters),
-            step=state.step + spent - state.spent,
-            spent=spent,
+            step=state.step + steps,
+            spent=state.spent + steps,
+        )
+
+    def _check_finite(self, taken: Sequence[Step], epoch: int, offset: int, rate: float) -> None:
+        losses = torch.stack([step.loss for step in taken])
+        wrong = (~losses.isfinite()).nonzero()
+        if not len(wrong):
+            return
+        first = int(wrong[0])
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        norm = nn.utils.get_total_norm(list(gradients.values()))
+        tensor = next((name for name, one in gradients.items() if not one.isfinite().all()), "none")
+        raise Diverged(
+            f"epoch {epoch + 1}, step {offset + first + 1}: the loss is {float(losses[first])} (learning "
+            f"rate {rate:g}, gradient norm {float(norm):.3g}, first gradient that is not finite: {tensor})"
         )
 
     def _seen(self, taken: Sequence[Step], spent: int, count: int, rate: float) -> EpochSeen:
@@ -149,14 +161,35 @@ class Lab:
         )
 
     def outcomes(self, state: State, split: Split, labels: Tensor) -> Outcomes:
-        """What the state makes of every example of a split, without augmentation."""
+        """What the state makes of every example of a split, without augmentation.
+
+        Raises:
+            OutOfMemory: not even one example fits.
+        """
         load_(dict(self.model.named_parameters()), state.weights)
         load_(dict(self.model.named_buffers()), state.buffers)
-        order = torch.split(torch.arange(len(split)), EVALUATION_BATCH)
         labels = labels.to(self.device)
+        size = EVALUATION_BATCH
+        while True:
+            batches = self._evaluated(split, labels, size, lambda: state)
+            try:
+                with _in_memory(f"the evaluation of {size} examples"):
+                    return Outcomes(*outcomes(self.model, batches, self.manner))
+            except OutOfMemory as error:
+                if size == 1:
+                    raise
+                size //= 2
+                self.say(f"{error}; evaluated {size} at a time, which may change last digits of losses")
+
+    def _evaluated(
+        self, split: Split, labels: Tensor, size: int, now: Callable[[], State]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The split's images and their labels, so many at a time."""
+        order = torch.split(torch.arange(len(split)), size)
         images = split.images.batches(order, Augment(), self.device)
-        pairs = ((batch, labels[index.to(self.device)]) for batch, index in zip(images, order, strict=True))
-        return Outcomes(*outcomes(self.model, pairs, self.manner))
+        for batch, index in zip(images, order, strict=True):
+            self.pause(now, 0)
+            yield batch, labels[index.to(self.device)]
 
     @property
     def manner(self) -> Manner:
@@ -175,7 +208,7 @@ class Lab:
 
     def _split_batches(self, order: Tensor) -> list[Tensor]:
         batches = list(torch.split(order, self.experiment.batch_size))
-        if len(batches) > 1 and len(batches[-1]) == 1:
+        if self.experiment.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
             # BatchNorm cannot train on a single example.
             batches[-2:] = [torch.cat(batches[-2:])]
         return batches
@@ -195,25 +228,13 @@ class Lab:
             )
 
 
-MEMORY_FORMATS = {"contiguous": "contiguous_format", "channels_last": "channels_last"}
-
-
-def manner_of(experiment: Experiment) -> Manner:
-    """How an experiment takes its steps."""
-    return Manner(
-        experiment.label_smoothing,
-        experiment.gradient_clipping,
-        torch.bfloat16 if experiment.precision == "bfloat16" else None,
-        getattr(torch, MEMORY_FORMATS[experiment.memory_format]),
-    )
-
-
 def make_lab(
     experiment: Experiment,
     seed: int,
     dataset: Dataset,
     device: torch.device,
     watch: Watch = lambda _seen: None,
+    say: Callable[[str], None] = lambda _message: None,
 ) -> Lab:
     """The lab of an experiment and a seed; the dataset is already on the device."""
     model = build(experiment, dataset.task, key("initialization", seed, 0), device)
@@ -226,72 +247,31 @@ def make_lab(
         model,
         chosen_names(experiment, model),
         watch,
+        say,
     )
 
 
-def make_targets(experiment: Experiment, seed: int, dataset: Dataset) -> Targets:
-    """Labels and splits: validation first, then noise outside it, then what is left out (see the contract)."""
-    clean = dataset.train.labels
-    validation = validation_split(clean, experiment.validation, key("validation", dataset.fingerprint))
-    used = experiment.labels(
-        clean, ~validation, dataset.task.classes, key("labels", seed, dataset.fingerprint)
-    )
-    chosen = experiment.examples(len(clean))
-    split = torch.where(chosen, TRAINING, LEFT_OUT).to(torch.uint8)
-    split[validation] = VALIDATION
-    if not bool((split == TRAINING).any()):
-        raise UsageError("no training example is left: 'validation' and 'examples' take all of them")
-    return Targets(used, clean, split)
-
-
-def build(experiment: Experiment, task: Task, key: int, device: torch.device) -> nn.Module:
-    """The experiment's model, initialized by the key, on the device.
-
-    Raises:
-        UsageError: the model does not turn such images into such logits.
-    """
-    with torch.random.fork_rng(devices=[]):
-        seed_(torch.device("cpu"), key)
-        model: nn.Module = experiment.model(task)
-        if not isinstance(model, nn.Module):
-            raise UsageError(
-                f"{experiment.model.name} returned {type(model).__qualname__}, not a torch.nn.Module"
-            )
-        experiment.initialization(model)
-        _check_shapes(experiment.model.name, model, task)
-    # torch's overloads of `to` know tensors, not modules, for memory formats.
-    return model.to(device, memory_format=getattr(torch, MEMORY_FORMATS[experiment.memory_format]))  # type: ignore[call-overload,no-any-return]
-
-
-@torch.no_grad()
-def _check_shapes(name: str, model: nn.Module, task: Task) -> None:
-    training = model.training
+@contextmanager
+def _in_memory(what: str) -> Iterator[None]:
+    """Make an allocator's complaint an OutOfMemory that says what did not fit."""
     try:
-        logits = model.eval()(torch.zeros(2, *task.shape))
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        yield
+    except (RuntimeError, MemoryError) as error:
         first = str(error).strip().partition("\n")[0]
-        raise UsageError(f"model '{name}' does not take images of {_by(task.shape)}: {first}") from error
-    finally:
-        model.train(training)
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found != (2, task.classes):
-        raise UsageError(
-            f"model '{name}' gives {found} for two images; it should give (2, {task.classes}) logits"
-        )
+        # torch's CPU allocator raises a bare RuntimeError.
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in first):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemory(f"out of memory in {what} ({first or 'no more is said'})") from error
 
 
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def chosen_names(experiment: Experiment, model: nn.Module) -> tuple[str, ...]:
-    """The prunable parameters, in the model's order."""
-    parameters = dict(model.named_parameters())
-    include, exclude = experiment.prunable.include, experiment.prunable.exclude
-    names: Sequence[str] = prunable_names(model)
-    if include:
-        names = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in include)]
-    for pattern in (*include, *exclude):
-        if not any(fnmatchcase(name, pattern) for name in parameters):
-            raise UsageError(f"the pattern '{pattern}' matches no parameter{suggest(pattern, parameters)}")
-    return tuple(name for name in names if not any(fnmatchcase(name, pattern) for pattern in exclude))
+def _respecting_masks(state: State, optimizer: str) -> State:
+    """The state, once it is sure that no dropped weight came back."""
+    for name, mask in state.masks.items():
+        if not mask.all() and bool(state.weights[name][~mask].count_nonzero()):
+            raise UsageError(
+                f"optimizer '{optimizer}' changed weights of '{name}' that are pruned and had no gradient; what it "
+                f"adds by itself has to leave zeros as they are"
+            )
+    return state

@@ -83,9 +83,7 @@ def _kept(masks: Masks, names: Sequence[str]) -> int:
 def _drop(masks: Masks, scores: Tensors, names: Sequence[str], count: int) -> Masks:
     if count == 0:
         return masks
-    for name in names:
-        if bool(scores[name][masks[name]].isnan().any()):
-            raise Diverged(f"the scores of '{name}' are NaN, so its weights cannot be ranked")
+    _check_ranked(masks, scores, names)
     kept = torch.cat([masks[name].flatten() for name in names])
     flat = torch.cat([scores[name].flatten() for name in names])
     positions = kept.nonzero().squeeze(1)
@@ -95,3 +93,14 @@ def _drop(masks: Masks, scores: Tensors, names: Sequence[str], count: int) -> Ma
     parts = torch.split(kept, [masks[name].numel() for name in names])
     new = {name: part.view_as(masks[name]) for name, part in zip(names, parts, strict=True)}
     return Masks({**masks, **new})
+
+
+def _check_ranked(masks: Masks, scores: Tensors, names: Sequence[str]) -> None:
+    """Raises where a kept weight's score is NaN, which no order ranks; infinite scores are first or last."""
+    nan = {name: int(scores[name][masks[name]].isnan().sum()) for name in names}
+    found = [
+        f"{count:,} of {_kept(masks, [name]):,} scores of '{name}'" for name, count in nan.items() if count
+    ]
+    if found:
+        more = f" and of {len(found) - 3} layers more" if len(found) > 3 else ""
+        raise Diverged(f"{', '.join(found[:3])}{more} are NaN, so no weights can be ranked")

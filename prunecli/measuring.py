@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunecli.building import TRAINING, VALIDATION
 from prunecli.errors import Diverged
-from prunecli.lab import TRAINING, VALIDATION, Lab, Outcomes
+from prunecli.lab import Lab
 from prunecli.observers import error_percent, observe
-from prunecli.state import State
+from prunecli.state import Outcomes, State
 from prunecli.store.values import Measured
 
 
@@ -25,7 +26,7 @@ def measure(level: int, state: State, lab: Lab, around: Mapping[str, Outcomes]) 
     """
     train = lab.outcomes(state, lab.dataset.train, lab.targets.used)
     test = tested(lab, state)
-    _check_finite(level, lab.seed, {"training": train, "test": test})
+    _check_finite(level, lab.seed, state, {"training": train, "test": test})
     arrays = _always(lab, state, train, test)
     seen = {**(around if level > 0 else {}), "train": train, "test": test, "state": state, "lab": lab}
     for choice in lab.experiment.observe:
@@ -60,6 +61,8 @@ def _always(
     arrays |= _metrics("test", test, np.ones(len(test.loss), dtype=np.bool_))
     for name, part in parts.items():
         arrays |= _metrics(name, train, part) if part.any() else {}
+    if state.spent:
+        arrays["metrics/diverged"] = diverged(train.loss.numpy()[parts["train"]], lab.dataset.task.classes)
     noisy = targets.noisy.numpy()
     if noisy.any():
         for name, part in (("clean", ~noisy), ("noisy", noisy)):
@@ -76,11 +79,25 @@ def _metrics(name: str, seen: Outcomes, part: NDArray[np.bool_]) -> dict[str, ND
     }
 
 
-def _check_finite(level: int, seed: int, seen: Mapping[str, Outcomes]) -> None:
+def diverged(losses: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
+    """1 where a trained model's mean loss on what it was trained on is above that of a uniform guess, else 0.
+
+    The guess's is log(classes); one percent is left for rounding, and for a head that has learned nothing.
+    The first epoch's loss would be no measure: retraining after pruning begins from a loss near 0. Only
+    numbers that are stored count, so that a run that went on says what one in a single go says.
+    """
+    return np.asarray(float(_mean(losses) > 1.01 * np.log(classes)))
+
+
+def _check_finite(level: int, seed: int, state: State, seen: Mapping[str, Outcomes]) -> None:
+    tensors = {**state.weights, **state.buffers}
+    bad = next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), "none")
     for name, outcomes in seen.items():
-        if not bool(outcomes.loss.isfinite().all()):
+        wrong = int((~outcomes.loss.isfinite()).sum())
+        if wrong:
             raise Diverged(
-                f"seed {seed}, level {level}: the loss of a {name} example is not finite at its end"
+                f"seed {seed}, level {level}: at its end the loss of {wrong:,} of {len(outcomes.loss):,} {name} "
+                f"examples is not finite (first bad tensor {bad})"
             )
 
 

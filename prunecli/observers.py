@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunecli.lab import Outcomes
 from prunecli.registry import Choice, observers
+from prunecli.state import Outcomes
 
 SEEN = ("train", "test", "before", "after", "state", "lab")
 """What an observer may ask for."""

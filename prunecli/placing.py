@@ -6,67 +6,110 @@ events come back. Threads a seed are the recipe's, whatever the number of proces
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from threading import Thread
 from typing import TYPE_CHECKING
 
 import torch
 
-from prunecli.errors import SomeFailed
+from prunecli.errors import SomeFailed, Stopped
 from prunecli.experiment import digest
 from prunecli.progress import Event, Listener
 from prunecli.recipe.load import Point
 from prunecli.runs import Prepared, Settings, prepare_point
+from prunecli.stopping import Stop
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
     from multiprocessing.queues import SimpleQueue
 
 Task = tuple[int, int]
 """The number of a point, and a seed."""
-Work = Callable[[Prepared, int, Settings, Listener], str]
+Work = Callable[[Prepared, int, Settings, Listener, Stop], str]
 
 LEFT_TO_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""What a terminal or a cluster sends to the whole group; the parent ends its processes by SIGTERM."""
+"""What a terminal or a cluster sends to the whole group; the parent asks its processes to stop by SIGTERM."""
+SECONDS_BETWEEN_LOOKS = 0.2
+KILLED = (
+    "a process was killed, perhaps for want of memory; everything sealed is safe: give the same command again, with "
+    "fewer --workers"
+)
+_PR_SET_PDEATHSIG = 1
 
+_stop = Stop()
 _events: SimpleQueue[Event | None] | None = None
-"""In a worker process: where its events go."""
+"""In a worker process: whether it is asked to stop, and where its events go."""
 _read: dict[str, Prepared] = {}
 """In a worker process: the points that it has read."""
 
 
 def side_by_side(
-    points: Sequence[Point], tasks: Sequence[Task], settings: Settings, work: Work, tell: Listener
+    points: Sequence[Point], tasks: Sequence[Task], settings: Settings, work: Work, tell: Listener, stop: Stop
 ) -> Iterator[tuple[Task, str]]:
-    """Each task with what `work` gives for it, in the order in which they end."""
+    """Each task with what `work` gives for it, in the order in which they end.
+
+    Raises:
+        Stopped: `stop` asked for it; each process has kept what it was at.
+    """
     # Forked processes would share torch's thread pools and CUDA's state with this one.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     events: SimpleQueue[Event | None] = context.SimpleQueue()
     reader = Thread(target=_tell_all, args=(events, tell), daemon=True)
     reader.start()
     workers = min(settings.workers, len(tasks))
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(events,)) as pool:
-        futures: dict[Future[str], Task] = {}
-        for number, seed in tasks:
-            futures[pool.submit(_carry_out, points[number], seed, settings, work)] = (number, seed)
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise SomeFailed(
-                "a process was killed, perhaps for want of memory; everything sealed is safe: give the same command "
-                "again, with fewer --workers"
-            ) from error
-        except BaseException:
-            # What is sealed is safe, so nobody waits for the end of a level.
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    try:
+        with ProcessPoolExecutor(
+            workers, context, initializer=_begin, initargs=(events, os.getpid())
+        ) as pool:
+            futures: dict[Future[str], Task] = {}
+            for number, seed in tasks:
+                futures[pool.submit(_carry_out, points[number], seed, settings, work)] = (number, seed)
+            try:
+                for future in _as_completed(futures, stop, others):
+                    yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                stop.check()
+                raise SomeFailed(KILLED) from error
+            except BaseException as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in set(multiprocessing.active_children()) - others:
+                    # What is sealed is safe: after a second Ctrl-C nobody waits for the end of a step.
+                    (process.kill if isinstance(error, KeyboardInterrupt) else process.terminate)()
+                raise
+    except Stopped as error:
+        # They ended in order: what they told comes before the error. One that was killed may hold the queue for ever.
+        if not isinstance(error.__context__, BrokenProcessPool):
+            events.put(None)
+            reader.join()
+        raise
     events.put(None)
     reader.join()
+
+
+def _as_completed(
+    futures: Mapping[Future[str], Task], stop: Stop, others: Collection[BaseProcess]
+) -> Iterator[Future[str]]:
+    """The futures as they end; once somebody asks to stop, so are the processes."""
+    waiting, asked = set(futures), False
+    while waiting:
+        done, waiting = wait(waiting, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+        yield from (future for future in done if not future.cancelled())
+        if stop.by and not asked:
+            asked = True
+            for future in futures:
+                future.cancel()
+            for process in set(multiprocessing.active_children()) - set(others):
+                process.terminate()
+        if asked and not any(future.running() for future in futures):
+            stop.check()
 
 
 def _tell_all(events: SimpleQueue[Event | None], tell: Listener) -> None:
@@ -74,14 +117,24 @@ def _tell_all(events: SimpleQueue[Event | None], tell: Listener) -> None:
         tell(event)
 
 
-def _begin(events: SimpleQueue[Event | None]) -> None:
+def _begin(events: SimpleQueue[Event | None], parent: int) -> None:
     import prunecli.catalog  # noqa: F401  (registers what recipes name)
 
     for number in LEFT_TO_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop.ask)
+    _end_with(parent)
     torch.set_flush_denormal(True)
     global _events  # a process pool hands its workers things in no other way
     _events = events
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel ask this process to stop when its parent dies, which cannot always say so itself."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _carry_out(point: Point, seed: int, settings: Settings, work: Work) -> str:
@@ -89,4 +142,5 @@ def _carry_out(point: Point, seed: int, settings: Settings, work: Work) -> str:
     name = digest(point.experiment.plain())
     if name not in _read:
         _read[name] = prepare_point(point, settings)
-    return work(_read[name], seed, settings, _events.put)
+    _stop.check()
+    return work(_read[name], seed, settings, _events.put, _stop)

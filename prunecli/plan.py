@@ -9,15 +9,18 @@ from typing import Any
 
 import torch
 
+from prunecli.building import LEFT_OUT, TRAINING, VALIDATION, build, chosen_names, make_targets
 from prunecli.datasets.values import Dataset, Facts
 from prunecli.errors import EnvironmentMissing
 from prunecli.estimate import measure_cost
 from prunecli.experiment import Experiment
-from prunecli.lab import LEFT_OUT, TRAINING, VALIDATION, Lab, build, chosen_names, make_targets
+from prunecli.lab import Lab
+from prunecli.models.parameters import check_batches
 from prunecli.procedure import Foreseen, check_fits, foresee, prefix_digest
 from prunecli.recipe.load import Point, Recipe
 from prunecli.registry import Choice
-from prunecli.runs import Settings, fitting_levels, folder_of, load_dataset
+from prunecli.runs import Settings, fitting_lab, folder_of, levels_of, load_dataset
+from prunecli.selections import lacking_classes
 from prunecli.store.states import States
 from prunecli.task import Task
 
@@ -34,6 +37,8 @@ class Counts:
     validation: int | None = None
     left_out: int | None = None
     test: int | None = None
+    lacking: tuple[int, ...] = ()
+    """Classes that no training example has."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,10 @@ def _planned(
     model = None if facts.task is None else build(experiment, facts.task, 0, torch.device("cpu"))
     sizes = {name: p.numel() for name, p in model.named_parameters()} if model is not None else None
     names = chosen_names(experiment, model) if model is not None else ()
+    if model is not None and counts.train is not None:
+        check_batches(experiment, model, counts.train)
     if dataset is not None:
-        levels = fitting_levels(experiment, dataset)
+        levels = levels_of(fitting_lab(experiment, dataset))
     elif model is not None:
         check_fits(experiment, model, names)
     steps = None if counts.train is None else Lab.batches_in(counts.train, experiment.batch_size)
@@ -154,9 +161,11 @@ def _planned(
 
 def _counts(experiment: Experiment, dataset: Dataset | None, facts: Facts) -> Counts:
     if dataset is not None:
-        split = make_targets(experiment, experiment.seeds[0], dataset).split
+        targets = make_targets(experiment, experiment.seeds[0], dataset)
+        split = targets.split
         train, validation, left = (int((split == part).sum()) for part in (TRAINING, VALIDATION, LEFT_OUT))
-        return Counts(train, validation, left, len(dataset.test))
+        lacking = lacking_classes(targets.used, split == TRAINING, dataset.task.classes)
+        return Counts(train, validation, left, len(dataset.test), lacking)
     if facts.train is None:
         return Counts()
     amount = experiment.validation
@@ -207,6 +216,7 @@ def as_json(plan: PlannedRun) -> dict[str, Any]:  # Any: what JSON holds
         "examples": {
             name: getattr(plan.counts, name) for name in ("train", "validation", "left_out", "test")
         },
+        "lacking_classes": list(plan.counts.lacking),
         "steps_per_epoch": plan.steps_per_epoch,
         "seeds": plan.point.experiment.seeds,
         "epochs_per_seed": plan.epochs,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
 from prunecli.errors import Diverged, Mistake, RecipeError, UsageError, suggest
 from prunecli.evidence import check_needs
 from prunecli.experiment import Experiment, digest
-from prunecli.lab import Lab, Outcomes
+from prunecli.lab import Lab, Pause
 from prunecli.measuring import measure, tested
 from prunecli.observers import SEEN
 from prunecli.registry import Choice
 from prunecli.stages import Outlook
-from prunecli.state import State
+from prunecli.state import Midway, Outcomes, State
 from prunecli.store.codec import FORMAT_VERSION
 from prunecli.store.values import Measured
 
@@ -139,31 +140,96 @@ def check_fits(experiment: Experiment, model: nn.Module, names: Sequence[str]) -
         raise RecipeError(mistakes)
 
 
+Keep = Callable[[Midway, Callable[[], State]], None]
+"""Called wherever a level can be interrupted, with the spot and what makes the state there."""
+
+
 def carry_out(
-    level: Level, state: State, lab: Lab, previous: Outcomes | None
+    level: Level,
+    state: State,
+    lab: Lab,
+    previous: Outcomes | None,
+    midway: Midway | None = None,
+    keep: Keep = lambda _midway, _now: None,
 ) -> tuple[State, Measured, Outcomes]:
     """The state at the level's end, what is stored of the level, and its test outcomes.
 
-    `previous` are the test outcomes at the end of the level before, if they are at hand.
+    `previous` are the test outcomes at the end of the level before, if they are at hand. `midway` is the spot
+    inside the level that the state is of; without one the level begins with it.
 
     Raises:
-        Diverged: the loss is NaN or infinite; the message names the level.
+        Diverged: the loss is NaN or infinite, or the scores are; the message names the level.
+        Stopped: `keep` stops the work.
     """
-    around: dict[str, Outcomes] = {}
-    first, last = level.event or (-1, -1)
-    for position, stage in enumerate(level.stages):
-        if position == first:
-            around["before"] = previous if previous is not None and position == 0 else tested(lab, state)
-        try:
-            state = stage(state, lab)
-        except Diverged as error:
-            sealed = (
-                f"the last level sealed is {level.number - 1}" if level.number else "no level is sealed yet"
-            )
-            raise Diverged(f"seed {lab.seed}, level {level.number}: {error}; {sealed}") from error
-        if position == last:
-            around["after"] = tested(lab, state)
-    return state, *measure(level.number, state, lab, around)
+    midway = midway or Midway(level.number)
+    around, inside = dict(midway.around), midway.steps
+    # A training that is gone on with gets the clocks of its start: it is those that it reckons with.
+    state = replace(state, step=state.step - inside, spent=state.spent - inside)
+    for position in range(midway.stage, len(level.stages) + 1):
+        here = replace(lab, taken=inside, pause=_pause(keep, level, position, dict(around), state))
+        if not inside:
+            here.pause(partial(_same, state), 0)
+            around |= _tested_around(level, position, state, here, around, previous)
+            here = replace(here, pause=_pause(keep, level, position, dict(around), state))
+        if position < len(level.stages):
+            state = _staged(level, position, state, here)
+        inside = 0
+    return state, *measure(level.number, state, here, around)
+
+
+def _staged(level: Level, position: int, state: State, lab: Lab) -> State:
+    try:
+        done: State = level.stages[position](state, lab)
+    except Diverged as error:
+        raise Diverged(
+            f"seed {lab.seed}, level {level.number}, {error}; {safe_levels(level.number)}"
+        ) from error
+    return done
+
+
+def safe_levels(level: int) -> str:
+    """Which levels are sealed while a level is worked on."""
+    if level == 0:
+        return "no level is sealed yet"
+    return "level 0 is safe" if level == 1 else f"levels 0 to {level - 1} are safe"
+
+
+def _tested_around(
+    level: Level,
+    position: int,
+    state: State,
+    lab: Lab,
+    known: Mapping[str, Outcomes],
+    previous: Outcomes | None,
+) -> dict[str, Outcomes]:
+    """The test outcomes before the level's pruning or after it, where this is the place to take them."""
+    first, last = level.event or (-1, -2)
+    found = {}
+    if position == last + 1 and "after" not in known:
+        found["after"] = tested(lab, state)
+    if position == first and "before" not in known:
+        found["before"] = previous if previous is not None and position == 0 else tested(lab, state)
+    return found
+
+
+def _pause(keep: Keep, level: Level, position: int, around: Mapping[str, Outcomes], entry: State) -> Pause:
+    """What a stage calls where it can be interrupted.
+
+    A stage that is one training goes on from inside it; any other begins again.
+    """
+    within = position < len(level.stages) and bool(level.stages[position].entry.traits.get("one_training"))
+
+    def pause(now: Callable[[], State], steps: int) -> None:
+        if steps and within:
+            keep(Midway(level.number, position, steps, around), now)
+        else:
+            keep(Midway(level.number, position, 0, around), partial(_same, entry))
+
+    return pause
+
+
+def _same(state: State) -> State:
+    return state
 
 
 def _event(stages: Sequence[Choice]) -> tuple[int, int] | None:

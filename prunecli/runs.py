@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,18 +17,24 @@ from typing import Any
 import torch
 
 import prunecli
-from prunecli.datasets.values import Augment, Dataset, Roots, Split
-from prunecli.errors import EnvironmentMissing, UsageError
+from prunecli.building import TRAINING
+from prunecli.datasets.values import Augment, Dataset, Roots, Split, checked
+from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, StorageError, UsageError
 from prunecli.experiment import Experiment, digest
-from prunecli.lab import make_lab
+from prunecli.lab import Lab, make_lab
+from prunecli.models.parameters import check_batches
 from prunecli.procedure import Foreseen, check_fits, dense_end, foresee
 from prunecli.recipe.load import Point, Recipe, dump
 from prunecli.registry import Choice
 from prunecli.store.codec import FORMAT_VERSION, MAX_PRUNED_AT
-from prunecli.store.folder import RunFolder, read_run_json
-from prunecli.store.sealing import replace
+from prunecli.store.folder import RunFolder
+from prunecli.store.run_file import read_run_json
+from prunecli.store.sealing import replace, set_aside
 from prunecli.store.values import Header
 
+EXAMPLE_BYTES, STATE_BYTES, POINT_BYTES = 24, 13, 4
+"""What a level takes for an example; what a state takes for a parameter with two optimizer slots, and for one of a
+saved point."""
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "h5py")
 
 
@@ -40,6 +47,10 @@ class Settings:
     roots: Roots = field(default_factory=Roots)
     dense_only: bool = False
     workers: int = 1
+    checkpoint: float = 300.0
+    """Seconds between two states that are kept inside a level; 0 keeps one after each step."""
+    patience: tuple[float, ...] = (60.0, 120.0, 240.0)
+    """Seconds to wait before a write is tried again when the disk is full."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,8 @@ class Prepared:
     foreseen: tuple[Foreseen, ...]
     limit: int
     """How many of its levels this call carries out."""
+    room: int = 0
+    """Bytes that a seed needs on the disk to go on: three levels, two kept states, two resume slots."""
 
     @property
     def experiment(self) -> Experiment:
@@ -80,20 +93,27 @@ def prepare_point(point: Point, settings: Settings, datasets: dict[str, Dataset]
     if name not in datasets:
         datasets[name] = load_dataset(point.experiment.data, settings)
     dataset = datasets[name]
-    levels = fitting_levels(point.experiment, dataset)
+    lab = fitting_lab(point.experiment, dataset)
+    levels = levels_of(lab)
     folder = folder_of(point, dataset.fingerprint, settings.runs)
     limit = dense_end(point.experiment.procedure) if settings.dense_only else len(levels)
-    return Prepared(point, dataset, folder, tuple(levels), limit)
+    return Prepared(point, dataset, folder, tuple(levels), limit, _room(lab, levels))
 
 
-def fitting_levels(experiment: Experiment, dataset: Dataset) -> list[Foreseen]:
-    """The levels of an experiment that can be carried out on a dataset.
+def levels_of(lab: Lab) -> list[Foreseen]:
+    """What the levels of the lab's experiment come to, in whole steps and weights."""
+    return foresee(lab.experiment, lab.steps_per_epoch, lab.initial().masks.total)
+
+
+def fitting_lab(experiment: Experiment, dataset: Dataset) -> Lab:
+    """The lab of an experiment's first seed, on the CPU, once it is sure that it can be carried out.
 
     Raises:
         RecipeError, UsageError: it cannot be, and why.
     """
     lab = make_lab(experiment, experiment.seeds[0], dataset, torch.device("cpu"))
     check_fits(experiment, lab.model, lab.names)
+    check_batches(experiment, lab.model, int((lab.targets.split == TRAINING).sum()))
     first = lab.dataset.train.images.batches(
         [torch.arange(1)], Augment(tuple(experiment.augmentation)), lab.device
     )
@@ -102,12 +122,39 @@ def fitting_levels(experiment: Experiment, dataset: Dataset) -> list[Foreseen]:
         raise UsageError(
             f"the augmentations make images of shape {made}; the data's are {dataset.task.shape}"
         )
-    return foresee(experiment, lab.steps_per_epoch, lab.initial().masks.total)
+    return lab
+
+
+def check_room(prepared: Sequence[Prepared], settings: Settings) -> None:
+    """Whether the disk has room for the next levels of the seeds that are worked on at once.
+
+    Raises:
+        StorageError: it has not.
+    """
+    needed = max((run.room for run in prepared), default=0) * settings.workers
+    there = next(
+        path for path in (settings.runs.absolute(), *settings.runs.absolute().parents) if path.exists()
+    )
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise StorageError(
+            f"{settings.runs}: {free / 1e6:,.1f} MB are free, and the next levels need {needed / 1e6:,.1f} MB "
+            f"({settings.workers} seeds at once); make room, or choose another disk with --runs DIR"
+        )
+
+
+def _room(lab: Lab, levels: Sequence[Foreseen]) -> int:
+    state = lab.initial()
+    parameters = sum(tensor.numel() for tensor in state.weights.values())
+    points = max(len(foreseen.outlook.points) for foreseen in levels)
+    examples = len(lab.dataset.train) + len(lab.dataset.test)
+    level = state.masks.total // 8 + EXAMPLE_BYTES * examples
+    return 3 * level + 4 * parameters * (STATE_BYTES + POINT_BYTES * points)
 
 
 def load_dataset(choice: Choice, settings: Settings) -> Dataset:
     """The dataset, its images on the device where they fit there."""
-    dataset: Dataset = choice(settings.roots)
+    dataset = checked(choice.name, choice(settings.roots))
     train, test = (
         Split(part.images.to(settings.device), part.labels) for part in (dataset.train, dataset.test)
     )
@@ -124,9 +171,19 @@ def folder_of(point: Point, fingerprint: str, runs: Path) -> RunFolder:
     """The run's folder: the one with its digest, whatever its label; else a new one's name."""
     name = run_digest(point.experiment, fingerprint)
     for path in sorted(runs.glob(f"*-{name[:8]}")):
-        if (path / "run.json").exists() and read_run_json(path).get("recipe_digest") == name:
+        if (path / "run.json").exists() and _digest_in(path, name) == name:
             return RunFolder(path, name)
     return RunFolder(runs / f"{point.label}-{name[:8]}", name)
+
+
+def _digest_in(path: Path, name: str) -> str:
+    """The digest that a run's folder is of; where its `run.json` is damaged, the one that its name is short for."""
+    try:
+        return str(read_run_json(path).get("recipe_digest"))
+    except NewerFormat:
+        raise
+    except DamagedRun:
+        return name
 
 
 def choose_device(name: str) -> torch.device:
@@ -174,32 +231,31 @@ def header_of(run: Prepared) -> Header:
 
 def write_run_files(
     run: Prepared, recipe: Recipe, settings: Settings, failures: Mapping[int, str], seeds: Sequence[int]
-) -> None:
-    """Write `run.json` and `recipe.yaml`, with the seeds that the run has or is to have."""
+) -> list[str]:
+    """Write `run.json` and `recipe.yaml`, with the seeds that the run has or is to have; gives what to say of it."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     path = run.folder.path
-    before: dict[str, Any] = read_run_json(path) if (path / "run.json").exists() else {}  # Any: JSON
-    how = {"versions": versions(), "source": recipe.source, "overrides": list(recipe.overrides)}
+    before, said = _run_before(run)
+    conditions = conditions_of(run, settings)
+    how = {**conditions, "source": recipe.source, "overrides": list(recipe.overrides)}
     resumes = before.get("resumes", [])
     if before and not failures:
-        resumes = [*resumes, {"when": now, **how}]
+        differs = _differences(before, conditions)
+        resumes = [*resumes, {"when": now, **how, "differs": differs}]
+        if differs:
+            said.append(
+                f"{path}: goes on under other conditions than it began with ({'; '.join(differs)}): its numbers may "
+                f"differ in their last digits from those of an undisturbed run"
+            )
     first = {name: before.get(name, value) for name, value in {**how, "original": recipe.text}.items()}
-    plain = {**run.experiment.plain(), "seeds": list(seeds)}
-    device = (
-        torch.cuda.get_device_name(settings.device)
-        if settings.device.type == "cuda"
-        else platform.processor()
-    )
     run.folder.write_run(
         {
             "recipe_digest": run.folder.digest,
+            "dataset_fingerprint": run.dataset.fingerprint,
             "label": run.point.label,
-            "recipe": plain,
+            "recipe": {**run.experiment.plain(), "seeds": list(seeds)},
             "levels": len(run.foreseen),
             "spent": [foreseen.outlook.spent for foreseen in run.foreseen],
-            "device": f"{settings.device.type} {device}".strip(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "threads": run.experiment.threads,
             "host": platform.node(),
             "process": os.getpid(),
             **first,
@@ -210,3 +266,47 @@ def write_run_files(
     )
     resolved = dataclasses.replace(run.experiment, seeds=list(seeds))
     replace(path / "recipe.yaml", dump(resolved).encode())
+    return said
+
+
+def conditions_of(run: Prepared, settings: Settings) -> dict[str, Any]:  # Any: JSON
+    """What equal bytes need to be equal, beside the recipe: versions, device, instruction set, threads."""
+    device = (
+        torch.cuda.get_device_name(settings.device)
+        if settings.device.type == "cuda"
+        else platform.processor()
+    )
+    return {
+        "versions": versions(),
+        "device": f"{settings.device.type} {device}".strip(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": run.experiment.threads,
+        "determinism": run.experiment.determinism,
+    }
+
+
+def _run_before(run: Prepared) -> tuple[dict[str, Any], list[str]]:  # Any: JSON
+    """What `run.json` says, and what to say where it is damaged: it is then moved to the quarantine."""
+    path = run.folder.path / "run.json"
+    if not os.path.lexists(path):
+        return {}, []
+    try:
+        return read_run_json(run.folder.path), []
+    except NewerFormat:
+        raise
+    except DamagedRun as error:
+        return {}, [f"{error}; moved to quarantine: {set_aside(path, run.folder.quarantine)}"]
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:  # Any: JSON
+    """Where the conditions of now are not those that a run began under."""
+    was, became = (
+        {**side, **side["versions"]} if isinstance(side.get("versions"), dict) else dict(side)
+        for side in (before, now)
+    )
+    names = [name for name in (*now["versions"], *now) if name != "versions"]
+    return [
+        f"{name} {was[name]}, now {became[name]}"
+        for name in names
+        if name in was and was[name] != became[name]
+    ]

@@ -14,7 +14,9 @@ from pydantic import AfterValidator, Field
 from prunecli.registry import ScheduleChoice, schedules
 
 Schedule = Callable[[float], float]
-Value = Annotated[float, Field(ge=0, le=1e6)]
+LARGEST = 1e6
+Value = Annotated[float, Field(ge=0, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 
 
 def _rising(epochs: list[float]) -> list[float]:
@@ -34,10 +36,12 @@ def steps(
     _epochs: float,
     *,
     start: Value,
-    at: Annotated[list[Annotated[float, Field(ge=0)]], AfterValidator(_rising)],
+    at: Annotated[list[Value], Field(max_length=1000), AfterValidator(_rising)],
     factor: Value = 0.1,
 ) -> Schedule:
     """`start`, times `factor` from each of the epochs `at` on (He et al., 2016)."""
+    if start > 0 and factor > 1 and math.log(start) + len(at) * math.log(factor) > math.log(LARGEST):
+        raise ValueError(f"'steps' rises from {start:g} beyond {LARGEST:g}: {len(at)} times by {factor:g}")
     return lambda epoch: start * factor ** sum(epoch >= drop for drop in at)
 
 
@@ -63,15 +67,13 @@ def cubic(
 
 
 @schedules
-def exponential(
-    epochs: float, *, start: Annotated[float, Field(gt=0)], end: Annotated[float, Field(gt=0)]
-) -> Schedule:
+def exponential(epochs: float, *, start: Positive, end: Positive) -> Schedule:
     """`start (end / start)^t` over the recipe's epochs."""
     return lambda epoch: start * (end / start) ** _progress(epoch, epochs)
 
 
 @schedules
-def warmup(epochs: float, *, over: Annotated[float, Field(gt=0)], then: ScheduleChoice) -> Schedule:
+def warmup(epochs: float, *, over: Positive, then: ScheduleChoice) -> Schedule:
     """`then`, scaled up linearly from 0 over the first epochs (Goyal et al., 2017)."""
     after: Schedule = then(epochs)
     return lambda epoch: after(epoch) * min(1.0, epoch / over)
@@ -82,7 +84,7 @@ def cyclic(
     epochs: float,
     *,
     then: ScheduleChoice,
-    to: Annotated[float, Field(ge=0)] = 0.0,
+    to: Value = 0.0,
     period: Value | None = None,
 ) -> Schedule:
     """`then` replayed: once past `period`, by default the recipe's epochs, it goes on from epoch `to` again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -41,6 +42,19 @@ def validation_split(labels: Tensor, amount: int | float, key: int) -> Tensor:
     if count >= max(len(labels), 1):
         raise UsageError(f"validation: {amount} of {len(labels)} training examples leaves none to train on")
     return _marked(len(labels), stratified(labels, count, key))
+
+
+def lacking_classes(labels: Tensor, training: Tensor, classes: int) -> tuple[int, ...]:
+    """The classes that none of the labels (N,) marked as `training` (N,) has."""
+    found = torch.bincount(labels[training], minlength=classes)
+    return tuple((found == 0).nonzero().squeeze(1).tolist())
+
+
+def lacking_in_words(classes: Sequence[int]) -> str:
+    """`no training example of classes 3, 7`: the first ten are named."""
+    named = ", ".join(map(str, classes[:10]))
+    more = f" and {len(classes) - 10:,} more" if len(classes) > 10 else ""
+    return f"no training example of class{'es' * (len(classes) > 1)} {named}{more}"
 
 
 @examples(name="all")

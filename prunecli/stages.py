@@ -12,16 +12,20 @@ from itertools import chain
 from itertools import repeat as repeated
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from prunecli import masks
-from prunecli.errors import UsageError, suggest
+from prunecli.errors import Diverged, UsageError, suggest
 from prunecli.evidence import gather
 from prunecli.experiment import Epochs, Fraction
 from prunecli.lab import Lab
 from prunecli.masks import Group, Tensors
+from prunecli.recipe.load import unrolled
 from prunecli.registry import Choice, CriterionChoice, ScheduleChoice, ScopeChoice, StageChoice, stages
 from prunecli.state import SavedPoint, State
+from prunecli.training import copied
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 MAGNITUDE, GLOBAL = Choice("criteria", "magnitude"), Choice("scopes", "global")
@@ -82,7 +86,7 @@ def _foresee_train(
     return replace(outlook, step=end, spent=outlook.spent + end - outlook.step)
 
 
-@stages(foresee=_foresee_train, trains=True)
+@stages(foresee=_foresee_train, trains=True, one_training=True)
 def train(
     state: State,
     lab: Lab,
@@ -121,7 +125,7 @@ def prune(
 ) -> State:
     """Drop `round(fraction * kept)` weights, those of the lowest scores; ties go by position."""
     groups: list[Group] = scope(lab.names, fraction)
-    return state.with_masks(masks.prune(state.masks, _scores(criterion, state, lab), groups))
+    return state.with_masks(_ranked(masks.prune, criterion, state, lab, groups))
 
 
 def _foresee_prune_to(outlook: Outlook, *, density: Choice, criterion: Choice, scope: Choice) -> Outlook:
@@ -145,7 +149,7 @@ def prune_to(
     """Leave `round(density * total)` weights, those of the highest scores; `density` may follow a schedule."""
     target = density(lab.experiment.epochs)(lab.epoch(state.step))
     groups: list[Group] = scope(lab.names, target)
-    return state.with_masks(masks.prune_to(state.masks, _scores(criterion, state, lab), groups))
+    return state.with_masks(_ranked(masks.prune_to, criterion, state, lab, groups))
 
 
 def _foresee_rewind(outlook: Outlook, *, what: str, to: float | str, momentum: str) -> Outlook:
@@ -216,7 +220,11 @@ def reinitialize(state: State, lab: Lab) -> State:
     return state.with_weights(weights, buffers).without_momentum()
 
 
-@stages(macro=True)
+def _count_repeat(*, times: int, stages: list[Choice]) -> int:
+    return times * sum(map(unrolled, stages))
+
+
+@stages(macro=True, count=_count_repeat)
 def repeat(
     *,
     times: Annotated[int, Field(ge=1, le=100_000)],
@@ -226,13 +234,46 @@ def repeat(
     return chain.from_iterable(repeated(stages, times))
 
 
+_Ranking = Callable[[masks.Masks, Tensors, list[Group]], masks.Masks]
+
+
+def _ranked(drop: _Ranking, criterion: Choice, state: State, lab: Lab, groups: list[Group]) -> masks.Masks:
+    """The masks once the weights that the criterion scores lowest are dropped.
+
+    Raises:
+        Diverged: scores are NaN; names the criterion, the layers and how many.
+    """
+    try:
+        return drop(state.masks, _scores(criterion, state, lab), groups)
+    except Diverged as error:
+        raise Diverged(f"criterion '{criterion.name}': {error}") from error
+
+
 def _scores(criterion: Choice, state: State, lab: Lab) -> Tensors:
-    scores: Tensors = criterion(*gather(criterion.entry.needs, state, lab))
+    """A score for each prunable weight, beside its mask."""
+    # A criterion gets copies: what it does to them in place is to change no weight.
+    shown = replace(state, weights=copied(state.weights))
+    scores: Tensors = criterion(*gather(criterion.entry.needs, shown, lab))
+    if not isinstance(scores, Mapping):
+        found = type(scores).__qualname__
+        raise UsageError(f"criterion '{criterion.name}' returned {found}, not a mapping from names to scores")
     for name in lab.names:
-        if name not in scores or scores[name].shape != state.weights[name].shape:
-            found = tuple(scores[name].shape) if name in scores else "none"
-            raise UsageError(
-                f"criterion '{criterion.name}' gives scores of shape {found} for '{name}'; "
-                f"its weights have {tuple(state.weights[name].shape)}"
-            )
-    return scores
+        _check_scores(criterion.name, name, scores.get(name), state.weights[name].shape)
+    return {name: scores[name].detach().to(state.masks[name].device) for name in lab.names}
+
+
+def _check_scores(criterion: str, name: str, found: object, shape: torch.Size) -> None:
+    if not isinstance(found, Tensor) or found.shape != shape:
+        what = (
+            f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"type {type(found).__qualname__}"
+        )
+        given = "no scores" if found is None else f"scores of {what}"
+        raise UsageError(
+            f"criterion '{criterion}' gives {given} for '{name}'; its weights have {tuple(shape)}"
+        )
+    if not found.is_floating_point():
+        # Bools would be a mask, and integers of several layers tie once they are ranked beside floats.
+        raise UsageError(
+            f"criterion '{criterion}' gives scores of type {found.dtype} for '{name}'; "
+            f"scores are floating-point numbers, such as those of weight.abs()"
+        )

@@ -1,4 +1,4 @@
-"""The state that stages hand on: what training and pruning have made so far."""
+"""The state that stages hand on: what training and pruning have made so far, and spots to go on from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ import torch
 from torch import Tensor
 
 from prunecli.masks import Masks, Tensors, zeroed
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Each example's cross-entropy (N,) float32, and whether it is classified as its label says (N,) bool."""
+
+    loss: Tensor
+    correct: Tensor
+
+
+@dataclass(frozen=True)
+class Midway:
+    """A spot inside a level, to go on from: its stages before `stage` are done, and `steps` of that stage's training.
+
+    `around` has the test outcomes `before` and `after` the level's pruning, as far as they were taken.
+    """
+
+    level: int
+    stage: int = 0
+    steps: int = 0
+    around: Mapping[str, Outcomes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Difference:
 
 
 def statistic(values: Sequence[float]) -> Statistic:
-    """Mean and sd over the finite values; both None with no value, the sd None with one."""
+    """Mean and sd over the finite values; both None with no value, the sd None with one, or beyond a float."""
     finite = [value for value in values if math.isfinite(value)]
     by_seed = tuple(float(value) if math.isfinite(value) else None for value in values)
     return Statistic(by_seed, len(finite), *_moments(finite))
@@ -49,7 +49,8 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], *, confidence: float 
     if mean is None or std is None:
         return Difference(len(both), mean, std, None, None, unpaired)
     half = float(stdtrit(len(both) - 1, 0.5 + confidence / 2)) * std / math.sqrt(len(both))
-    return Difference(len(both), mean, std, (mean - half, mean + half), verdict(mean, std), unpaired)
+    interval = (mean - half, mean + half) if math.isfinite(abs(mean) + half) else None
+    return Difference(len(both), mean, std, interval, verdict(mean, std), unpaired)
 
 
 def verdict(mean: float, std: float) -> Verdict:
@@ -66,10 +67,15 @@ def false_positives(n: int) -> float:
 
 
 def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
-    if not values:
+    if not values or not all(map(math.isfinite, values)):
         return None, None
-    # Rounding can push the mean of equal numbers off them, and their sd off 0.
-    mean = min(max(math.fsum(values) / len(values), min(values)), max(values))
-    if len(values) == 1:
-        return mean, None
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    try:
+        # Rounding can push the mean of equal numbers off them, and their sd off 0.
+        mean = min(max(math.fsum(values) / len(values), min(values)), max(values))
+        if len(values) == 1:
+            return mean, None
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        return mean, std if math.isfinite(std) else None
+    except OverflowError:
+        # Numbers that no loss or error comes to: their mean can be had, their squares cannot.
+        return math.fsum(value / len(values) for value in values), None

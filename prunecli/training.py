@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from prunecli.errors import UsageError
 from prunecli.masks import Masks, Tensors
 
 
@@ -32,6 +35,8 @@ class Manner:
     gradient_clipping: float | None = None
     autocast: torch.dtype | None = None
     memory_format: torch.memory_format = torch.contiguous_format
+    own_code: bool = False
+    """Whether functions of the user's run in a step, which may draw from Python's and NumPy's generators too."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ def fit(
     model.train()
     for batch in batches:
         seed_(device, batch.key)
+        if manner.own_code:
+            seed_python_(batch.key)
         for group in optimizer.param_groups:
             group["lr"] = batch.rate
         logits = forward(model, batch.images, manner)
@@ -138,6 +145,12 @@ def seed_(device: torch.device, key: int) -> None:
             torch.cuda.manual_seed(key)
 
 
+def seed_python_(key: int) -> None:
+    """Seed Python's and NumPy's global generators, which nothing of ours draws from."""
+    random.seed(key)
+    np.random.seed(key % 2**32)
+
+
 @torch.no_grad()
 def load_(into: Mapping[str, Tensor], tensors: Tensors) -> None:
     """Copy the tensors into those of the same names, which keep their memory."""
@@ -153,7 +166,16 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def slots_of(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The optimizer's tensors as `slot/parameter`."""
+    """The optimizer's tensors as `slot/parameter`.
+
+    Raises:
+        UsageError: the optimizer keeps something else, which could not be stored.
+    """
+    for state in optimizer.state.values():
+        for slot, value in state.items():
+            if not isinstance(value, Tensor) and value is not None:
+                found = f"{type(optimizer).__name__} keeps '{slot}' as {type(value).__name__}"
+                raise UsageError(f"{found}: only tensors can be stored and gone on from")
     return copied(
         {
             f"{slot}/{name}": value

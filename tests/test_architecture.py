@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "prunecli"
 
 LAYERS = """
-    prunecli errors progress randomness task store.values
-    own_code
+    prunecli errors progress randomness task determinism store.values
+    stopping
+    own_code memory
     registry
     experiment
     recipe
@@ -23,13 +24,15 @@ LAYERS = """
     masks augmentations initializations labels optimizers schedules selections
     state training criteria scopes models datasets
     store.states
+    store.slots
+    building
     lab
     evidence observers estimate
     stages measuring
     procedure
     catalog
     runs
-    placing plan
+    seeds placing plan
     engine
     expression statistics
     compare

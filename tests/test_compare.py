@@ -520,3 +520,21 @@ def test_a_mean_of_one_sd_is_a_difference_whatever_its_last_bits_say(
     after = {seed: 100 * (base + more) / 360 for seed, more in enumerate(wrong)}
     assert paired(after, before, confidence=0.95).verdict == "higher"
     assert paired(before, after, confidence=0.95).verdict == "lower"
+
+
+def test_choosing_seeds_chooses_what_is_known_of_their_layers():
+    kept = np.array([[[3], [1]], [[3], [0]], [[3], [2]]])
+    run = replace(stored(test_error=[row[:2] for row in TEST_ERROR]), layers=("fc.weight",), kept=kept)
+    assert summarize(run).levels[1].collapsed == {"fc.weight": (1,)}
+    assert summarize(with_seeds(run, [0, 2])).levels[1].collapsed == {}
+    assert with_seeds(run, [2]).kept.tolist() == [[[3], [2]]]
+
+
+@pytest.mark.parametrize("values", [[1e308, -1e308, 1e308], [1.7e308, -1.7e308, -1.7e308], [1e200, 1, 2]])
+def test_numbers_whose_squares_are_no_floats_have_a_mean_and_no_sd(values):
+    found = statistic(values)
+    assert found.mean is not None
+    assert math.isfinite(found.mean)
+    assert found.std is None
+    difference = paired(dict(enumerate(values)), dict(enumerate(reversed(values))))
+    assert difference.interval is None or all(map(math.isfinite, difference.interval))

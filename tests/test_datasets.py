@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -232,8 +233,8 @@ def test_pixels_and_labels_are_those_of_the_files(name: str, tmp_path: Path) -> 
 def test_a_dataset_that_is_not_there_names_every_folder_and_a_way(name: str, tmp_path: Path) -> None:
     (tmp_path / "a" / OWN[name]).mkdir(parents=True)
     with pytest.raises(EnvironmentMissing) as error:
-        _load(name, tmp_path / "a", tmp_path / "b", root=str(tmp_path / "c"))
-    for folder in "abc":
+        _load(name, tmp_path / "a", tmp_path / "b", root=str(tmp_path / "a/c"))
+    for folder in ("a", "b", "a/c"):
         assert f"looked in {tmp_path / folder / OWN[name]}" in str(error.value)
     for told in (name, "no such folder", "--data-root DIR", "PRUNECLI_DATA", "--download"):
         assert told in str(error.value)
@@ -326,17 +327,54 @@ def test_roots_are_searched_in_their_order(monkeypatch: pytest.MonkeyPatch) -> N
     cache = Path("/home/me/.cache/prunecli/data")
     told = roots("/given", True, {"PRUNECLI_DATA": "~/env"})
     assert told.download
-    assert told.search("/recipe") == (Path("/given"), Path("/recipe"), Path("/home/me/env"), cache)
+    inside = Path("/home/me/env/recipe")
+    assert told.search(str(inside)) == (Path("/given"), inside, Path("/home/me/env"), cache)
     assert told.search() == (Path("/given"), Path("/home/me/env"), cache)
-    assert roots(None, False, {"PRUNECLI_DATA": "/env"}).search("/recipe") == (
-        Path("/recipe"),
+    assert roots(None, False, {"PRUNECLI_DATA": "/env"}).search("/env/recipe") == (
+        Path("/env/recipe"),
         Path("/env"),
         cache,
     )
     assert roots(None, False, {"PRUNECLI_DATA": ""}) == Roots((cache,))
     assert roots("/a", False, {"PRUNECLI_DATA": "/a"}).search("/a") == (Path("/a"), cache)
     assert told.paths("own.npz")[-1] == Path("own.npz")
-    assert set(told.paths("/abs/own.npz")) == {Path("/abs/own.npz")}
+    assert replace(told, recipe=Path("/recipes")).paths("own.npz")[-1] == Path("/recipes/own.npz")
+    assert set(told.paths("/given/own.npz")) == {Path("/given/own.npz")}
+
+
+@pytest.mark.parametrize(
+    "path", ["{}/outside/own.npz", "../outside/own.npz", "sub/../../outside", "{}/root/link"]
+)
+def test_a_recipes_path_stays_in_the_folders_that_are_allowed(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, here, outside = (tmp_path / name for name in ("root", "here", "outside"))
+    for folder in (root, here, outside):
+        folder.mkdir()
+    (root / "link").symlink_to(outside)
+    monkeypatch.chdir(here)
+    found = path.format(tmp_path)
+    told = Roots((root,), recipe=here)
+    for read in (told.search, told.paths):
+        with pytest.raises(UsageError, match=r"leads to .*/outside.*--data-root DIR allows another folder"):
+            read(found)
+    named = Roots((root, outside))
+    assert named.search(found)
+    assert named.paths(found)
+
+
+def test_a_path_whose_links_go_in_circles_is_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "own.npz").symlink_to(tmp_path / "own.npz")
+    with pytest.raises(EnvironmentMissing, match="is not on this machine"):
+        _load("arrays", tmp_path)
+
+
+def test_a_recipes_path_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.npz").write_bytes(b"")
+    for path in ("~/own.npz", "$HOME/own.npz"):
+        with pytest.raises(EnvironmentMissing, match="are not expanded"):
+            Choice("data", "arrays", {"path": path})(Roots((tmp_path,)))
 
 
 def test_digits_are_always_split_the_same() -> None:
@@ -423,10 +461,11 @@ def test_workers_leave_signals_to_the_main_process(tmp_path: Path) -> None:
 def test_a_process_with_batches_left_still_ends(tmp_path: Path) -> None:
     _folder(tmp_path, 0)
     program = f"""
+from pathlib import Path
 import torch
 from prunecli.datasets.image_folder import image_folder
 from prunecli.datasets.values import Augment, Roots
-images = image_folder(Roots(), path={str(tmp_path / "images")!r}, size=8, resize=8, workers=2).train.images
+images = image_folder(Roots((Path({str(tmp_path)!r}),)), path="images", size=8, resize=8, workers=2).train.images
 batches = images.batches(torch.split(torch.arange(len(images)), 1), Augment(), torch.device("cpu"))
 next(batches)
 raise SystemExit(9)
@@ -478,7 +517,7 @@ def test_every_form_of_arrays_is_the_same_examples(name: str, kind: str, tmp_pat
     for number, arrays in enumerate((first, last)):
         path = tmp_path / f"{number}-{name}"
         _save(path, arrays)
-        read.append(_load("arrays", path=str(path)))
+        read.append(_load("arrays", path.parent, path=str(path)))
     assert read[0].task.shape == (3, 6, 5)
     assert read[0].task.classes == 3
     assert read[0].fingerprint == read[1].fingerprint
@@ -538,7 +577,7 @@ def test_arrays_that_are_no_examples_are_refused(bad: str, suffix: str, tmp_path
     path = tmp_path / f"own.{suffix}"
     _save(path, arrays)
     with pytest.raises(EnvironmentMissing, match=told) as error:
-        _load("arrays", path=str(path))
+        _load("arrays", path.parent, path=str(path))
     assert str(error.value).startswith(str(path))
 
 
@@ -592,6 +631,6 @@ def test_a_damaged_or_foreign_file_is_named(name: str, tmp_path: Path) -> None:
     for damaged in (b"", b"words", whole[: len(whole) // 2], whole[:-20]):
         path.write_bytes(damaged)
         with pytest.raises(EnvironmentMissing, match=str(path)):
-            _load("arrays", path=str(path))
+            _load("arrays", path.parent, path=str(path))
     with pytest.raises(EnvironmentMissing, match=r"looked for .*none\.npz"):
         _load("arrays", tmp_path, path="none.npz")

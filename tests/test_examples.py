@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from prunecli.cli.app import app
@@ -55,3 +56,24 @@ def test_the_gate_passes(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "one_shot" in done.stdout
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, ""), (75, "requeue 12\n"), (74, "")])
+def test_a_job_is_requeued_when_it_was_stopped_and_only_then(tmp_path, status, requeued):
+    """Slurm's own commands are stood in for: srun ends as prunecli would."""
+    scripts = {
+        "srun": f'echo "$@" > {tmp_path}/asked; exit {status}',
+        "scontrol": f'echo "$@" >> {tmp_path}/told',
+    }
+    for name, line in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
+    command = ["bash", ROOT / "examples/slurm.sbatch", "recipes/imp_lrr.yaml", "--workers", "2"]
+    done = subprocess.run(command, env=environment, check=False)
+    assert done.returncode == status
+    assert (
+        tmp_path / "asked"
+    ).read_text() == "prunecli prune recipes/imp_lrr.yaml --workers 2 --progress log\n"
+    told = tmp_path / "told"
+    assert (told.read_text() if told.exists() else "") == requeued

@@ -15,8 +15,9 @@ from torch import Tensor
 import prunecli.labels
 import prunecli.selections  # noqa: F401  (registers the choices of examples)
 from prunecli.errors import UsageError
+from prunecli.labels import check_labels
 from prunecli.registry import Choice, examples, labels
-from prunecli.selections import stratified, validation_split
+from prunecli.selections import lacking_classes, lacking_in_words, stratified, validation_split
 
 OPTIONS = {"uniform": {"fraction": 0.3}}
 
@@ -162,3 +163,27 @@ def test_examples_that_are_not_there_are_named(
 ) -> None:  # Any: as above
     with pytest.raises(UsageError, match=told):
         Choice("examples", name, options)(6)
+
+
+@pytest.mark.parametrize(
+    ("used", "message"),
+    [
+        (torch.tensor([0, 1, 3]), "from 0 to 2; found 3 at example 2$"),
+        (torch.tensor([0, -100, 3]), "found -100 at example 1 and 1 more"),
+        (torch.tensor([0.0, 1.0, 2.0]), "torch.float32"),
+        (torch.tensor([[0], [1], [2]]), r"found \(3, 1\)"),
+        (torch.tensor([0, 1]), r"have shape \(3,\); found \(2,\)"),
+        ([0, 1, 2], "found list"),
+    ],
+)
+def test_labels_that_are_none_are_told(used, message):
+    with pytest.raises(UsageError, match=message):
+        check_labels(used, 3, "labels 'mine'", count=3)
+    check_labels(torch.tensor([0, 1, 2]), 3, "labels 'mine'", count=3)
+
+
+def test_classes_that_no_training_example_has_are_found():
+    labels, training = torch.tensor([0, 1, 3, 1]), torch.tensor([True, False, True, False])
+    assert lacking_classes(labels, training, 5) == (1, 2, 4)
+    assert lacking_in_words((1, 2, 4)) == "no training example of classes 1, 2, 4"
+    assert lacking_in_words(range(12)).endswith("9 and 2 more")

@@ -122,3 +122,15 @@ def test_zeroed_is_plus_zero_even_of_infinite_entries():
     zeroed = masks.zeroed(tensor, torch.tensor([False, False, False, True]))
     assert zeroed.tolist() == [0.0, 0.0, 0.0, 3.0]
     assert not zeroed.signbit().any()
+
+
+def test_nan_scores_are_counted_layer_by_layer_and_infinite_ones_rank():
+    kept = Masks({"a": torch.tensor([False, True, True, True]), "b": torch.tensor([True])})
+    nan, infinite = float("nan"), float("inf")
+    scores = {"a": torch.tensor([nan, nan, 1.0, nan]), "b": torch.tensor([nan])}
+    with pytest.raises(Diverged, match="2 of 3 scores of 'a', 1 of 1 scores of 'b' are NaN"):
+        masks.prune(kept, scores, [(("a", "b"), 0.5)])
+    scores = {"a": torch.tensor([nan, infinite, 0.0, -infinite]), "b": torch.tensor([1.0])}
+    new = masks.prune(kept, scores, [(("a", "b"), 0.5)])
+    assert new["a"].tolist() == [False, True, False, False]
+    assert new["b"].tolist() == [True]

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import small
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 import prunecli.models  # noqa: F401  (registers the models)
-from prunecli.errors import UsageError
+from prunecli.errors import OutOfMemory, UsageError
 from prunecli.initializations import LINEAR_OR_CONVOLUTION, kaiming_normal_, pytorch_
-from prunecli.models.parameters import count, prunable_names
+from prunecli.models.cifar_resnet import _ResNet
+from prunecli.models.parameters import check_batches, count, prunable_names
 from prunecli.models.width import Width
 from prunecli.registry import Choice, initializations, models
 from prunecli.task import Task
@@ -354,3 +356,34 @@ def test_a_model_has_a_summary_and_options_that_can_be_validated(name: str) -> N
     assert models[name].summary
     for option in models[name].options.values():
         TypeAdapter(option.annotation)
+
+
+def test_a_model_that_memory_does_not_hold_is_refused_before_it_is_made() -> None:
+    for choice in (
+        Choice("models", "mlp", {"hidden": [1_000_000] * 100}),
+        Choice("models", "mlp", {"hidden": [1_000_000, 1_000_000], "width": 64.0}),
+    ):
+        with pytest.raises(
+            OutOfMemory, match=r"has [0-9,]{10,} parameters, which takes .*B; there are .*B of"
+        ):
+            choice(DIGITS)
+
+
+def test_looking_at_a_models_size_draws_nothing() -> None:
+    made = built("cifar_resnet_20", CIFAR, width=0.25)
+    torch.manual_seed(0)
+    plain = _ResNet(CIFAR, blocks=3, base=4)
+    kaiming_normal_(plain)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("size", "examples", "fits"), [(1, 100, False), (128, 1, False), (2, 100, True)])
+def test_batches_of_one_do_not_fit_batch_norm(size: int, examples: int, fits: bool) -> None:
+    experiment = small(f"batch_size={size}")
+    norm = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4))
+    check_batches(experiment, nn.Flatten(), examples)
+    if fits:
+        check_batches(experiment, norm, examples)
+    else:
+        with pytest.raises(UsageError, match=r"BatchNorm .*needs batches of two"):
+            check_batches(experiment, norm, examples)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import prunecli.catalog  # noqa: F401  (registers what recipes name)
-from prunecli.errors import Mistake, RecipeError, UsageError
+from prunecli.errors import Mistake, Place, RecipeError, UsageError
 from prunecli.experiment import Experiment
 from prunecli.recipe import library
 from prunecli.recipe.json_schema import json_schema
@@ -815,3 +815,43 @@ def test_any_argument_is_taken_or_its_mistakes_are_told(override):
     points, mistakes = read_or_told(BASE, override)
     assert bool(points) != bool(mistakes)
     assert all(mistake.place.source == "argument" for mistake in mistakes)
+
+
+@pytest.mark.parametrize(
+    ("stem", "label"),
+    [
+        ("../../x", "x"),
+        ("-rf", "rf"),
+        ("con", "recipe-con"),
+        ("LPT1.a", "recipe-LPT1.a"),
+        ("a..b", "a.b"),
+        ("🙂", "recipe"),
+        ("a\nb\x1b", "a_b_"),
+        ("a" * 300, "a" * 54),
+        ("confetti", "confetti"),
+    ],
+)
+def test_a_label_is_a_folders_name_everywhere(stem: str, label: str) -> None:
+    text = library.path_of("imp_lrr").read_text(encoding="utf-8")
+    assert load_text(text, "r.yaml", stem=stem).points[0].label == label
+
+
+def test_a_mistake_shows_nothing_that_steers_a_terminal() -> None:
+    mistake = Mistake(Place("a\x1b[31m.yaml", 2, 3, "a\u202ebc", 1), "wrong")
+    assert str(mistake).splitlines() == ["a\\x1b[31m.yaml:2:3: wrong", "  2 | a\\u202ebc", "    |        ^"]
+
+
+def test_a_sweeps_procedures_are_counted_before_they_are_unrolled() -> None:
+    text = library.path_of("imp_lrr").read_text(encoding="utf-8")
+    times = ", ".join(map(str, range(30_000, 30_010)))
+    with pytest.raises(RecipeError, match=r"unroll to 900,1\d\d stages together; at most 100,000"):
+        load_text(f"{text}\nsweep: {{procedure.1.times: [{times}]}}\n", "r.yaml")
+
+
+def test_a_schedule_that_rises_beyond_all_bounds_is_refused() -> None:
+    from prunecli.procedure import foresee
+
+    text = library.path_of("imp_lrr").read_text(encoding="utf-8")
+    steps = f"learning_rate={{steps: {{start: 1, at: {list(range(1, 61))}, factor: 1e6}}}}"
+    with pytest.raises(RecipeError, match="'steps' rises from 1 beyond 1e\\+06"):
+        foresee(load_text(text, "r.yaml", [steps]).points[0].experiment)

@@ -461,3 +461,47 @@ def test_the_command_offers_every_format() -> None:
 
 def test_every_ending_has_a_format() -> None:
     assert set(ENDINGS.values()) == set(FORMATS)
+
+
+def _with_faults(name: str = "imp") -> StoredRun:
+    """The run with a layer that is empty at level 2 for two seeds, and a seed that diverged there."""
+    kept = np.full((3, 3, 2), 5)
+    kept[:2, 2, 1] = 0
+    kept[2, 2, :] = -1
+    run = stored(name)
+    diverged = np.array([[math.nan, 0.0, 1.0], [math.nan, 0.0, 0.0], [math.nan, 0.0, math.nan]])
+    return replace(
+        run, layers=("conv.weight", "fc_a.weight"), kept=kept, metrics={**run.metrics, "diverged": diverged}
+    )
+
+
+def test_a_level_that_collapsed_or_diverged_is_marked_in_every_format():
+    compared = Compared((summarize(_with_faults()),))
+    for form in ("table", "md", "latex"):
+        text = FORMATS[form](compared, False).replace("\\", "")
+        assert text.count("collapsed 2/3, diverged 1/3") == 1
+        assert "collapsed at level 2: no weight is left in fc_a.weight (seeds 0, 1)" in text
+        assert "diverged at level 2: seeds 0 have a training loss above" in text
+    levels = json.loads(FORMATS["json"](compared, False))["runs"][0]["levels"]
+    assert [level["collapsed"]["count"] for level in levels] == [0, 0, 1]
+    assert levels[2]["collapsed"]["layers"] == {"fc_a.weight": [0, 1]}
+    assert [level["diverged"] for level in levels][2] == {"count": 1, "seeds": [0]}
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](compared, False))))
+    assert {(row["collapsed"], row["collapsed_layers"], row["diverged"]) for row in rows} == {
+        ("0", "", "0"),
+        ("1", "fc_a.weight", "1"),
+    }
+    assert "diverged" not in {row["metric"] for row in rows}
+
+
+def test_a_run_without_counts_or_marks_has_no_faults():
+    text = FORMATS["table"](Compared((summarize(stored()),)), False)
+    assert "collapsed" not in text
+    assert "diverged" not in text
+
+
+def test_a_level_that_no_seed_has_yet_is_shown_without_numbers():
+    run = replace(stored(), density=np.array([1.0, 0.64, math.nan]), spent=np.array([40.0, 120.0, math.nan]))
+    compared = Compared((summarize(run),))
+    assert "nan" not in FORMATS["table"](compared, False)
+    assert "nan" not in FORMATS["csv"](compared, False)

@@ -135,12 +135,14 @@ def test_dense_training_ends_at_the_first_pruning(procedure, dense):
 
 
 def test_training_that_comes_to_no_step_is_found_before(digits):
-    from prunecli.runs import fitting_levels
+    from prunecli.runs import fitting_lab, levels_of
 
     with pytest.raises(RecipeError, match="nothing to do"):
-        fitting_levels(small("procedure=[{repeat: {times: 20, stages: [{train: {epochs: 0.05}}]}}]"), digits)
-    (level,) = fitting_levels(
-        small("procedure=[{repeat: {times: 10, stages: [{train: {epochs: 0.1}}]}}]"), digits
+        levels_of(
+            fitting_lab(small("procedure=[{repeat: {times: 20, stages: [{train: {epochs: 0.05}}]}}]"), digits)
+        )
+    (level,) = levels_of(
+        fitting_lab(small("procedure=[{repeat: {times: 10, stages: [{train: {epochs: 0.1}}]}}]"), digits)
     )
     assert level.outlook.spent == 10 / 8
 
@@ -158,10 +160,10 @@ def test_training_that_comes_to_no_step_is_found_before(digits):
 )
 def test_what_does_not_fit_the_model_or_the_data_is_found_before(digits, override, message):
     from prunecli.errors import UsageError
-    from prunecli.runs import fitting_levels
+    from prunecli.runs import fitting_lab
 
     with pytest.raises(UsageError, match=message):
-        fitting_levels(small(override), digits)
+        fitting_lab(small(override), digits)
 
 
 def test_every_stage_foresees():

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from prunecli.errors import DamagedRun, Stopped, StorageError, UsageError
 from prunecli.store import codec
-from prunecli.store.folder import RunFolder, is_locked
+from prunecli.store.folder import RunFolder
 from prunecli.store.inspection import problems, standing
+from prunecli.store.lock import is_locked, locked
 from prunecli.store.reading import read_run
 from prunecli.store.sealing import commit, read_record, read_sealed, record_path, seal
 from prunecli.store.sealing import replace as replace_file
@@ -241,9 +242,10 @@ def test_a_chain_ends_at_the_first_damage(run):
     chain = run.chain(1)
     assert len(chain.parts) == 2
     assert str(path) in chain.damage
-    assert run.set_aside(1, 2) == ["level-02.h5", "level-02.h5.json", "level-03.h5", "level-03.h5.json"]
-    assert len(list((run.path / "quarantine").iterdir())) == 4
+    assert run.set_level_aside(1, 2) == ["level-02.h5.json.0", "level-02.h5.0"]
+    assert len(list((run.path / "quarantine").iterdir())) == 2
     assert run.chain(1).damage == ""
+    assert len(run.chain(1).parts) == 2
     assert len(run.chain(0).parts) == LEVELS
 
 
@@ -262,9 +264,14 @@ def test_a_file_without_a_record_does_not_exist(run):
     assert run.chain(0).damage == ""
 
 
-def test_merging_gives_the_store_and_drops_the_parts(run):
+def test_merging_gives_the_store_and_tidying_drops_the_parts(run):
+    tips = {str(seed): run.chain(seed).tip for seed in range(3)}
     run.merge([0, 1, 2], HEADER)
     assert run.store.read_bytes() == codec.encode_store(table(), HEADER)
+    assert read_record(run.store)[0]["tips"] == tips
+    assert run.leftovers([0, 1, 2])
+    assert run.tidy([0, 1, 2]) == []
+    assert run.leftovers([0, 1, 2]) == []
     assert not (run.path / "parts").exists()
     assert all(alike(a, b) for a, b in zip(run.stored()[1:4], table()[1:4], strict=True))
     assert problems(run.path) == []
@@ -316,6 +323,7 @@ def test_every_moment_of_replacing_a_store_is_readable(run, written, monkeypatch
     (run.path / "kept").mkdir()
     run.part(2, 0).parent.rename(run.path / "kept" / "seed-2")
     run.merge([0, 1], HEADER)
+    run.tidy([0, 1])
     (run.path / "parts").mkdir()
     (run.path / "kept" / "seed-2").rename(run.part(2, 0).parent)
     import prunecli.store.folder as folder
@@ -351,7 +359,8 @@ def test_a_run_is_read_from_its_parts_and_from_its_store(run):
 
 
 def test_a_seed_that_is_behind_is_padded_with_nan(run):
-    run.set_aside(2, 1)
+    for level in (1, 2, 3):
+        run.set_level_aside(2, level)
     metrics = read_run(run.path).metrics["test_error"]
     assert np.isfinite(metrics[:2]).all()
     assert np.isfinite(metrics[2]).tolist() == [True, False, False, False]
@@ -400,10 +409,10 @@ def test_an_empty_run_and_a_missing_one(tmp_path):
 
 def test_one_process_at_a_time(run):
     assert not is_locked(run.path)
-    with run.locked():
+    with locked(run.path):
         assert is_locked(run.path)
         assert read_run(run.path).status == "running"
-        with pytest.raises(Stopped, match=r"process \d+ on "), run.locked():
+        with pytest.raises(Stopped, match=r"process \d+ on "), locked(run.path):
             pass
     assert not is_locked(run.path)
 
@@ -411,7 +420,7 @@ def test_one_process_at_a_time(run):
 def test_a_store_that_breaks_its_own_laws_is_unsound(run):
     wrong = measured(2, 3)
     wrong.arrays["layers/kept"] = wrong.arrays["layers/kept"] + 1
-    run.set_aside(2, 3)
+    run.set_level_aside(2, 3)
     record = json.loads(record_path(run.part(2, 2)).read_text())
     assert record["level"] == 2
     run.seal_level(wrong, HEADER, run.chain(2).tip)

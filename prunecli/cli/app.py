@@ -15,6 +15,7 @@ from prunecli.cli.machine import check, doctor, status
 from prunecli.cli.output import INTERRUPTED, command
 from prunecli.cli.recipes import cp, ls, plan, schema, show
 from prunecli.cli.runs import prune, train
+from prunecli.stopping import SIGNALS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,13 +54,10 @@ for panel, commands in (
         app.command(rich_help_panel=panel)(command(function))
 
 
-STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""What schedulers send before they kill: each stops as Ctrl-C does, unless it is ignored, as under nohup."""
-
-
 def main() -> None:
     """Run the command line."""
-    for number in STOPPING:
+    # While runs are carried out a signal sets a flag; before that each ends the command as Ctrl-C does.
+    for number in SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):

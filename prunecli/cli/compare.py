@@ -113,26 +113,29 @@ def compare(
 
 def compare_runs(texts: Sequence[str], settings: Settings, read: Read) -> None:
     """Print the runs' comparison; then raise what was wrong with any of them, all in one error."""
+    errors: list[PrunecliError] = []
+    with _collecting_(errors):
+        _compare_runs(texts, settings, read, errors)
+    if errors:
+        # What could not be read weighs more than what could not be compared, and that more than a failed gate.
+        gravest = min(errors, key=lambda error: error.status)
+        raise type(gravest)("\n".join(_safe(str(error)) for error in errors))
+
+
+def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: list[PrunecliError]) -> None:
     from prunecli.compare import check_gate, problems
 
-    errors: list[PrunecliError] = []
-    runs: list[StoredRun] = []
-    for path in _paths(texts, settings.root):
-        with _collecting_(errors):
-            runs.append(_read(path, settings, read))
+    runs = list(_read(_paths(texts, settings.root), settings, read, errors))
     if not runs:
-        raise _together(errors)
-    with _collecting_(errors):
-        compared = _compared(runs, settings, read)
-        # A metric that no run knows is a slip of the pen: no table of dashes.
-        if any(settings.metric in summary.run.metrics for summary in compared.summaries):
-            _emit(compared, settings)
-        errors += problems(compared, require_n=settings.require_n)
-        for summary, gate in itertools.product(compared.summaries, settings.gates):
-            with _collecting_(errors):
-                check_gate(gate, compared, summary)
-    if errors:
-        raise _together(errors)
+        return
+    compared = _compared(runs, settings, read)
+    # A metric that no run knows is a slip of the pen: no table of dashes.
+    if any(settings.metric in summary.run.metrics for summary in compared.summaries):
+        _emit(compared, settings)
+    errors += problems(compared, require_n=settings.require_n)
+    for summary, gate in itertools.product(compared.summaries, settings.gates):
+        with _collecting_(errors):
+            check_gate(gate, compared, summary)
 
 
 @contextmanager
@@ -142,12 +145,6 @@ def _collecting_(errors: list[PrunecliError]) -> Iterator[None]:
         yield
     except PrunecliError as error:
         errors.append(error)
-
-
-def _together(errors: Sequence[PrunecliError]) -> PrunecliError:
-    # What could not be read weighs more than what could not be compared, and that more than a failed gate.
-    gravest = min(errors, key=lambda error: error.status)
-    return type(gravest)("\n".join(_safe(str(error)) for error in errors))
 
 
 def _paths(texts: Sequence[str], root: Path) -> list[Path]:
@@ -185,11 +182,20 @@ def _is_run(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in _RUN_FILES)
 
 
-def _read(path: Path, settings: Settings, read: Read) -> StoredRun:
+def _read(
+    paths: Sequence[Path], settings: Settings, read: Read, errors: list[PrunecliError]
+) -> Iterator[StoredRun]:
+    """The runs that can be read, and have the seeds asked for; what is wrong with the others goes to `errors`."""
     from prunecli.compare import with_seeds
+    from prunecli.store.apart import read_apart
 
-    run = read(path)
-    return with_seeds(run, settings.seeds) if settings.seeds else run
+    # Anybody may have written them: what crashes on one is a process of its own.
+    for run in read_apart(paths, read):
+        if isinstance(run, PrunecliError):
+            errors.append(run)
+            continue
+        with _collecting_(errors):
+            yield with_seeds(run, settings.seeds) if settings.seeds else run
 
 
 def _compared(runs: Sequence[StoredRun], settings: Settings, read: Read) -> Compared:
@@ -239,7 +245,10 @@ def _named(text: str, summaries: Sequence[Summary], settings: Settings, read: Re
         raise UsageError(
             f"--against '{text}': no such run{hint}; a level after ':' is a number, {', '.join(_LEVELS)}"
         )
-    return summarize(_read(path, settings, read))
+    errors: list[PrunecliError] = []
+    for run in _read([path], settings, read, errors):
+        return summarize(run)
+    raise errors[0]
 
 
 def _emit(compared: Compared, settings: Settings) -> None:
@@ -276,7 +285,7 @@ def _say(text: str) -> None:
 def _safe(text: str) -> str:
     from prunecli.report import shown
 
-    return "\n".join(shown(line) for line in text.split("\n"))
+    return shown(text)
 
 
 def _checked_confidence(confidence: float) -> float:

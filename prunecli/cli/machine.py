@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,7 @@ def status(
     if states:
         _states(runs, prune=prune, json=json)
         return
+    from prunecli.report import shown
     from prunecli.store.inspection import standing
 
     found, errors = [], []
@@ -46,12 +48,12 @@ def status(
         except PrunecliError as error:
             errors.append(error)
     if json:
-        output.print_json([_standing_row(one) for one in found])
+        _print_ascii([_standing_row(one) for one in found])
     else:
         for one in found:
-            print("\n".join(_standing_lines(one)))
+            print("\n".join(map(shown, _standing_lines(one))))
     if errors:
-        raise type(errors[0])("\n".join(map(str, errors)))
+        raise type(errors[0])("\n".join(shown(str(error)) for error in errors))
 
 
 def check(
@@ -60,20 +62,23 @@ def check(
 ) -> None:
     """Check stores: records, hashes, format, and that masks, counts and numbers agree."""
     del verbose
+    from prunecli.report import shown
+    from prunecli.store.apart import read_apart
     from prunecli.store.inspection import check_file, problems
 
-    found = []
     for path in stores:
         if not path.exists():
-            raise UsageError(f"{path}: no such store")
-        try:
-            wrong = problems(path) if path.is_dir() else check_file(path)
-        except DamagedRun as error:
-            wrong = [str(error)]
-        print(f"{path}: {'damaged' if wrong else 'sound'}")
-        found += wrong
-    if found:
-        raise DamagedRun("\n".join(found))
+            raise UsageError(f"{shown(str(path))}: no such store")
+    wrong: list[str] = []
+    checked = read_apart(stores, lambda path: problems(path) if path.is_dir() else check_file(path))
+    for path, found in zip(stores, checked, strict=True):
+        if isinstance(found, PrunecliError) and not isinstance(found, DamagedRun):
+            raise type(found)(shown(str(found)))
+        damage = [str(found)] if isinstance(found, DamagedRun) else found
+        print(f"{shown(str(path))}: {'damaged' if damage else 'sound'}")
+        wrong += damage
+    if wrong:
+        raise DamagedRun("\n".join(map(shown, wrong)))
 
 
 def doctor(
@@ -111,18 +116,24 @@ def run_folders(runs: Path) -> list[Path]:
 
 def _states(runs: Path, *, prune: bool, json: bool) -> None:
     from prunecli.cli.recipes import size
+    from prunecli.report import shown
     from prunecli.store.inspection import drop_states, stored_states
 
     found = stored_states(runs / ".states")
     if json:
-        output.print_json([{"path": str(s.path), "seed": s.seed, "bytes": s.size} for s in found])
+        _print_ascii([{"path": str(s.path), "seed": s.seed, "bytes": s.size} for s in found])
     else:
         for state in found:
-            print(f"{state.path}  {size(state.size)}")
+            print(f"{shown(str(state.path))}  {size(state.size)}")
     if prune:
         drop_states(found)
     total = size(sum(state.size for state in found))
     output.say(f"{len(found)} states, {total}" + (", deleted" if prune else "; --prune deletes them"))
+
+
+def _print_ascii(value: object) -> None:
+    """JSON in which a stranger's names are as they are for a program, and escaped for a terminal."""
+    print(dumps(value, indent=1, allow_nan=False))
 
 
 def _standing_lines(one: Standing) -> list[str]:

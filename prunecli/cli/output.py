@@ -15,7 +15,8 @@ from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
 
-from prunecli.errors import PrunecliError, StorageError, UsageError
+from prunecli.errors import PrunecliError, StorageError, UsageError, shown
+from prunecli.stopping import Aborted
 
 F = TypeVar("F", bound=Callable[..., None])
 INTERRUPTED = 130
@@ -35,6 +36,16 @@ Seeds = Annotated[
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[
     int, typer.Option("--workers", min=1, metavar="N", help="Seeds carried out side by side, in processes.")
+]
+Checkpoint = Annotated[
+    float,
+    typer.Option("--checkpoint", min=0, metavar="SECONDS", help="Keep training inside a level this often."),
+]
+Patience = Annotated[
+    float,
+    typer.Option(
+        "--patience", min=0, metavar="SECONDS", help="Wait so long for room on a full disk, then stop."
+    ),
 ]
 DataRoot = Annotated[
     str | None, typer.Option("--data-root", metavar="DIR", help="Where datasets are (else PRUNECLI_DATA).")
@@ -58,7 +69,7 @@ def decorated(stream: TextIO) -> bool:
 
 def print_json(value: Any) -> None:  # Any: what JSON holds
     """JSON, to standard output."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(value, indent=1, allow_nan=False))
 
 
 def command(function: F) -> F:
@@ -79,6 +90,9 @@ def command(function: F) -> F:
             _explain(error, _failure_of(error), verbose=bool(kwargs.get("verbose")))
             _silence_stdout()
             raise typer.Exit(StorageError.status) from None
+        except Aborted:
+            say("ended at once; everything sealed is safe, and the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
         except KeyboardInterrupt:
             say("stopped; everything sealed is safe, and the same command goes on from there")
             raise typer.Exit(STOPPED) from None
@@ -131,4 +145,4 @@ def _explain(error: Exception, message: str, *, verbose: bool) -> None:
     if verbose:
         traceback.print_exception(error)
     for line in message.splitlines():
-        say(line)
+        say(shown(line))

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from prunecli.cli.output import decorated, say
+from prunecli.errors import shown as visible
 from prunecli.progress import (
     EpochDone,
     Event,
@@ -116,9 +117,9 @@ def _log() -> Listener:
         if isinstance(event, EpochDone):
             if pace.clock() - last[0] >= SECONDS_BETWEEN_LINES:
                 last[0] = pace.clock()
-                say(line_of(event, pace))
+                say(visible(line_of(event, pace)))
         elif message := _message(event):
-            say(message)
+            _say_lines(message)
 
     return listen
 
@@ -129,7 +130,12 @@ def _as_json(event: Event) -> None:
 
 def _failures_only(event: Event) -> None:
     if isinstance(event, (SeedFailed, Said)) and (message := _message(event)):
-        say(message)
+        _say_lines(message)
+
+
+def _say_lines(message: str) -> None:
+    for line in message.split("\n"):
+        say(visible(line))
 
 
 @contextmanager
@@ -139,7 +145,8 @@ def _bar() -> Iterator[Listener]:
     columns = (
         TextColumn("{task.description}"),
         *([BarColumn()] if wide else []),
-        TextColumn("{task.fields[told]}"),
+        # A folder's name may look like markup.
+        TextColumn("{task.fields[told]}", markup=False),
     )
     with Bar(*columns, console=console, transient=True, refresh_per_second=4) as bar:
         task: TaskID = bar.add_task("reading", total=None, told="")
@@ -154,10 +161,11 @@ def _bar() -> Iterator[Listener]:
                 errors = f"error {event.seen.error:.2f}%, test {tested[0]}"
                 # What matters most comes first: a narrow terminal cuts the end off.
                 told = f"{pace.left} left  {errors}  {pace.rate:,.0f} images/s  {event.run}"
-                bar.update(task, description=where, completed=pace.epochs, told=told)
+                bar.update(task, description=where, completed=pace.epochs, told=visible(told))
             elif isinstance(event, LevelDone):
                 tested[0] = f"{event.test_error:.2f}%"
             elif message := _message(event):
-                bar.console.print(Text(message), highlight=False)
+                lines = [visible(line) for line in message.split("\n")]
+                bar.console.print(Text("\n".join(lines)), highlight=False)
 
         yield listen

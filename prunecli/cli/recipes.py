@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prunecli.cli import output
-from prunecli.errors import StorageError, UsageError, suggest
+from prunecli.errors import StorageError, UsageError, shown, suggest
 
 if TYPE_CHECKING:
     from prunecli.experiment import Experiment
@@ -36,7 +37,8 @@ def plan(
     """Check a recipe and show what it will do: its levels, sizes, folders and cost. Runs nothing."""
     del verbose
     loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code)
-    print_plan(loaded, make_settings(runs, device, data_root, download=False), as_json=json)
+    settings = make_settings(runs, device, data_root, download=False, source=loaded.source)
+    print_plan(loaded, settings, as_json=json)
 
 
 def load_recipe(given: str, overrides: Sequence[str], seeds: str, *, allow_code: bool) -> Recipe:
@@ -62,14 +64,17 @@ def make_settings(
     download: bool,
     dense_only: bool = False,
     workers: int = 1,
+    source: str = "",
 ) -> Settings:
-    """Where and how a command line asks for runs to be carried out."""
+    """Where and how a command line asks for runs of the recipe in the file `source` to be carried out."""
     from prunecli.datasets.values import roots
     from prunecli.runs import Settings, choose_device
 
     if runs.exists() and not runs.is_dir():
         raise UsageError(f"--runs {runs}: is a file; give a folder")
-    found = roots(data_root, download, os.environ)
+    # A recipe that comes through a pipe has no folder of its own.
+    folder = Path(source).parent if Path(source).is_file() else None
+    found = replace(roots(data_root, download, os.environ), recipe=folder)
     return Settings(runs, choose_device(device), found, dense_only, workers)
 
 
@@ -82,7 +87,8 @@ def print_plan(recipe: Recipe, settings: Settings, *, as_json: bool) -> None:
         output.print_json([plan.as_json(one) for one in plans])
         return
     for one in plans:
-        print("\n".join(_plan_lines(one)))
+        for line in "\n".join(_plan_lines(one)).split("\n"):
+            print(shown(line))
 
 
 def ls(
@@ -176,6 +182,7 @@ def _listed(kind: str) -> list[tuple[str, str]]:
 
 def _plan_lines(plan: PlannedRun) -> Iterator[str]:
     from prunecli.plan import described
+    from prunecli.selections import lacking_in_words
 
     experiment, counts = plan.point.experiment, plan.counts
     yield f"{plan.point.label}: {described(experiment.model)} on {described(experiment.data)}"
@@ -189,7 +196,9 @@ def _plan_lines(plan: PlannedRun) -> Iterator[str]:
     if counts.train is not None:
         left = f", {counts.left_out:,} left out" if counts.left_out else ""
         yield f"  examples    {counts.train:,} training, {counts.validation:,} validation{left}, {counts.test:,} test"
-        yield f"  steps       {plan.steps_per_epoch:,} an epoch of batches of {experiment.batch_size}"
+        yield f"  steps       {plan.steps_per_epoch:,} an epoch of batches of {experiment.batch_size}{_joined(plan)}"
+    if counts.lacking:
+        yield f"  lacking     {lacking_in_words(counts.lacking)}"
     if plan.missing:
         yield "  missing     " + plan.missing.replace("\n", "\n              ")
     yield f"  rate        {_rate(experiment)}"
@@ -211,6 +220,13 @@ def _plan_lines(plan: PlannedRun) -> Iterator[str]:
         store, states = size(plan.store_bytes), size(plan.state_bytes)
         yield f"  disk        at most {store} of store, {states} of states to go on from"
     yield ""
+
+
+def _joined(plan: PlannedRun) -> str:
+    """That an epoch's last batch is one larger, where it is."""
+    size = plan.point.experiment.batch_size
+    joined = size > 1 and (plan.counts.train or 0) > size and (plan.counts.train or 0) % size == 1
+    return f", the last of {size + 1}: one example left over is joined to it" if joined else ""
 
 
 def _rate(experiment: Experiment) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +46,8 @@ def _verb(name: str, about: str, *, dense_only: bool) -> Callable[..., None]:
         workers: output.Workers = 1,
         data_root: output.DataRoot = None,
         download: output.Download = False,
+        checkpoint: output.Checkpoint = 300,
+        patience: output.Patience = 420,
         allow_code: output.AllowCode = False,
         progress: ProgressOption = Progress.auto,
         dry_run: DryRun = False,
@@ -55,8 +58,15 @@ def _verb(name: str, about: str, *, dense_only: bool) -> Callable[..., None]:
         del verbose
         loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code)
         settings = make_settings(
-            runs, device, data_root, download=download, dense_only=dense_only, workers=workers
+            runs,
+            device,
+            data_root,
+            download=download,
+            dense_only=dense_only,
+            workers=workers,
+            source=loaded.source,
         )
+        settings = replace(settings, checkpoint=checkpoint, patience=_waits(patience))
         if dry_run:
             print_plan(loaded, settings, as_json=json)
         else:
@@ -79,6 +89,17 @@ prune = _verb(
     """,
     dense_only=False,
 )
+
+
+def _waits(patience: float) -> tuple[float, ...]:
+    """Waits of 1, 2, 4 … minutes that come to so many seconds."""
+
+    def waits(wait: float, left: float) -> Iterator[float]:
+        while left > 0:
+            yield min(wait, left)
+            wait, left = 2 * wait, left - wait
+
+    return tuple(waits(60.0, min(patience, 7 * 24 * 3600)))
 
 
 def _carry_out(recipe: Recipe, settings: Settings, progress: Progress, *, quiet: bool, json: bool) -> None:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import h5py
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from prunecli.datasets.files import Examples, in_memory, located
-from prunecli.datasets.values import Dataset, Facts, Normalization, Roots
+from prunecli.datasets.files import Examples, in_memory, located, size_of
+from prunecli.datasets.values import Dataset, Facts, Normalization, PathInRecipe, Roots
 from prunecli.errors import EnvironmentMissing
-from prunecli.registry import NoResult, data
+from prunecli.memory import check_fits, in_words
+from prunecli.registry import data
+from prunecli.store.guard import h5py  # There it loads without plugins.
 from prunecli.task import Task
 
 _Array = NDArray[np.generic]
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
 _CHANNELS = (1, 3)
 _MOST = 1_000_000
+_LARGE, _MOST_PACKED = 256 * 2**20, 200
+"""Arrays over so many bytes are refused where they are packed to less than one part in so many."""
 _DAMAGED = (
     OSError,
     ValueError,
@@ -41,16 +46,17 @@ _DAMAGED = (
 def arrays(
     roots: Roots,
     *,
-    path: Annotated[str, NoResult()],
+    path: PathInRecipe,
     classes: Annotated[int, Field(ge=1, le=_MOST)] | None = None,
 ) -> Dataset:
     """`x_train`, `y_train`, `x_test` and `y_test` of an .npz or HDF5 file; the training pixels' mean and std.
 
     Images are (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floating point; labels are integers from 0,
-    and `classes` is by default one more than the largest. A relative path is looked for under each data
-    root, then in the working directory.
+    and `classes` is by default one more than the largest. The path is looked for under each data root, in the
+    working directory, and beside the recipe.
     """
     file = located(roots, path)
+    size_of(file)
     read = _read(file)
     train, test = (_examples(file, read, split) for split in ("train", "test"))
     _, channels, height, width = train[0].shape
@@ -72,9 +78,31 @@ def _read(file: Path) -> dict[str, _Array]:
 
 def _read_npz(file: Path) -> dict[str, _Array]:
     # Objects in an .npz are pickles, and a pickle runs code.
-    with np.load(file, allow_pickle=False) as read:
+    read = np.load(file, allow_pickle=False)
+    if not isinstance(read, NpzFile):
+        raise EnvironmentMissing(f"{file}: a single array, and no .npz of {', '.join(_NAMES)}")
+    with read, zipfile.ZipFile(file) as packed:
         _require(file, read)
+        for name in _NAMES:
+            _check_member(file, name, packed)
         return {name: read[name] for name in _NAMES}
+
+
+def _check_member(file: Path, name: str, packed: zipfile.ZipFile) -> None:
+    member = packed.getinfo(name if name in packed.namelist() else f"{name}.npy")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise EnvironmentMissing(f"{file}: {name} is packed in another way than numpy packs")
+    _check_size(f"{file}: {name}", member.file_size, member.compress_size)
+
+
+def _check_size(where: str, unpacked: int, packed: int) -> None:
+    """Raises for what would not fit into memory, and for a small file that unpacks to a huge array."""
+    check_fits(where, unpacked)
+    if unpacked > _LARGE and unpacked > _MOST_PACKED * packed:
+        sizes = f"{in_words(packed)} unpack to {in_words(unpacked)}"
+        raise EnvironmentMissing(
+            f"{where} is no honest array: {sizes}, more than {_MOST_PACKED} times as much"
+        )
 
 
 def _read_hdf5(file: Path) -> dict[str, _Array]:
@@ -88,7 +116,13 @@ def _plain(file: Path, read: h5py.File, name: str) -> _Array:
     plain = isinstance(read.get(name, getlink=True), h5py.HardLink) and isinstance(read[name], h5py.Dataset)
     if not plain or read[name].external is not None or read[name].is_virtual:
         raise EnvironmentMissing(f"{file}: {name} is not a plain dataset of this file")
-    array: _Array = np.asarray(read[name][()])
+    dataset = read[name]
+    if dataset.dtype.kind not in "iuf":
+        raise EnvironmentMissing(f"{file}: {name} is {dataset.dtype}, not numbers")
+    # A chunk is unpacked whole, whatever part of it the shape has.
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    _check_size(f"{file}: {name}", max(dataset.nbytes, chunk), dataset.id.get_storage_size())
+    array: _Array = np.asarray(dataset[()])
     return array
 
 

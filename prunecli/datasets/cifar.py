@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 
 from prunecli.datasets.files import Examples, Published
-from prunecli.datasets.values import Dataset, Facts, Normalization, Roots
-from prunecli.registry import NoResult, data
+from prunecli.datasets.values import Dataset, Facts, Normalization, PathInRecipe, Roots
+from prunecli.registry import data
 from prunecli.task import Task
 
 _CIFAR10, _CIFAR100 = Task((3, 32, 32), 10), Task((3, 32, 32), 100)
 
 
 @data(facts=Facts(_CIFAR10, train=50_000, test=10_000))
-def cifar10(roots: Roots, *, root: Annotated[str, NoResult()] = "") -> Dataset:
+def cifar10(roots: Roots, *, root: PathInRecipe = "") -> Dataset:
     """Small photographs of 10 classes (Krizhevsky, 2009); ImageNet's mean and std, as in OpenLTH."""
     normalize = Normalization(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     return _published("cifar10", "CIFAR10", _CIFAR10, normalize).load(roots, root)
 
 
 @data(facts=Facts(_CIFAR100, train=50_000, test=10_000))
-def cifar100(roots: Roots, *, root: Annotated[str, NoResult()] = "") -> Dataset:
+def cifar100(roots: Roots, *, root: PathInRecipe = "") -> Dataset:
     """Small photographs of 100 classes (Krizhevsky, 2009); the training pixels' mean and std, as in GraSP."""
     normalize = Normalization(255, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
     return _published("cifar100", "CIFAR100", _CIFAR100, normalize).load(roots, root)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -87,12 +89,29 @@ def in_memory(where: Path, task: Task, normalize: Normalization, train: Examples
 def located(roots: Roots, path: str, part: str = "") -> Path:
     """A recipe's own file or folder, the first found that has the part."""
     candidates = roots.paths(path)
-    found = next((candidate for candidate in candidates if (candidate / part).exists()), None)
+    # os.path's answers no where a name is too long; Path.exists raises.
+    found = next((one for one in candidates if os.path.exists(one / part)), None)  # noqa: PTH110
     if found is None:
         looked = "".join(f"\n  looked for {candidate / part}" for candidate in candidates)
         way = "give its path, or the folder it is in with --data-root DIR or PRUNECLI_DATA"
-        raise EnvironmentMissing(f"data '{path}' is not on this machine{looked}\n  {way}")
+        literal = "; ~ and $ in a recipe are not expanded" if path.startswith("~") or "$" in path else ""
+        raise EnvironmentMissing(f"data '{path}' is not on this machine{looked}\n  {way}{literal}")
     return found
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a regular file.
+
+    Raises:
+        EnvironmentMissing: it is none: reading a pipe or a device may never end.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise EnvironmentMissing(f"{path}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise EnvironmentMissing(f"{path}: is no regular file")
+    return found.st_size
 
 
 def _check(where: str, task: Task, pixels: Tensor, labels: Tensor) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
@@ -22,8 +23,8 @@ from torch.utils import data as torch_data
 
 # A worker process that starts afresh looks augmentations up by name: it must have them registered.
 import prunecli.augmentations  # noqa: F401
-from prunecli.datasets.files import located
-from prunecli.datasets.values import Augment, Dataset, Facts, Normalization, Roots, Split
+from prunecli.datasets.files import located, size_of
+from prunecli.datasets.values import Augment, Dataset, Facts, Normalization, PathInRecipe, Roots, Split
 from prunecli.errors import EnvironmentMissing, PrunecliError, UsageError
 from prunecli.registry import NoResult, data
 from prunecli.task import Task
@@ -37,7 +38,7 @@ _IMAGENET = Normalization(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def image_folder(
     roots: Roots,
     *,
-    path: Annotated[str, NoResult()],
+    path: PathInRecipe,
     size: Annotated[int, Field(ge=1, le=4096)] = 224,
     resize: Annotated[int, Field(ge=1, le=4096)] = 256,
     workers: Annotated[int, Field(ge=0, le=256), NoResult()] = 2,
@@ -45,9 +46,9 @@ def image_folder(
     """Image files `train/CLASS/*` and `val/CLASS/*` (or `test/`), as ImageNet; ImageNet's mean and std.
 
     Images are resized to `resize` on their shorter side and cropped to the central `size`, or else made by
-    the augmentations that work on single images. `workers` processes decode them. A relative path is looked
-    for under each data root, then in the working directory. The fingerprint covers names and sizes of the
-    files, not their content.
+    the augmentations that work on single images. `workers` processes decode them. The path is looked for under
+    each data root, in the working directory, and beside the recipe. The fingerprint covers names and sizes of
+    the files, not their content.
     """
     if resize < size:
         raise UsageError(f"image_folder: resize {resize} is smaller than size {size}")
@@ -105,6 +106,8 @@ class ImageFiles:
             batch_size=None,
             sampler=([(self.paths[one], one) for one in index.tolist()] for index in order),
             num_workers=workers,
+            # In a process that was spawned itself the default would load torch anew for each epoch.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             worker_init_fn=functools.partial(_leave_signals, _ending(os.getpid())) if workers else None,
             pin_memory=device.type == "cuda",
             # The loader draws a seed that nothing here uses; torch's own generator is not to notice.
@@ -187,7 +190,7 @@ def _fingerprint(folder: Path, paths: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         name = Path(path).relative_to(folder).as_posix()
-        digest.update(f"{name}\0{Path(path).stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{name}\0{size_of(Path(path))}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 from torch import Tensor
 
 from prunecli.datasets.files import Examples, Published
-from prunecli.datasets.values import Dataset, Facts, Normalization, Roots
+from prunecli.datasets.values import Dataset, Facts, Normalization, PathInRecipe, Roots
 from prunecli.errors import EnvironmentMissing
-from prunecli.registry import NoResult, data
+from prunecli.registry import data
 from prunecli.task import Task
 
 _TASK = Task((1, 28, 28), 10)
@@ -20,19 +19,19 @@ _FILES = {True: "train", False: "t10k"}
 
 
 @data(facts=_FACTS)
-def mnist(roots: Roots, *, root: Annotated[str, NoResult()] = "") -> Dataset:
+def mnist(roots: Roots, *, root: PathInRecipe = "") -> Dataset:
     """Handwritten digits (LeCun et al., 1998); the training pixels' mean and std, as in OpenLTH."""
     return _published("mnist", "MNIST", mean=0.1307, std=0.3081).load(roots, root)
 
 
 @data(facts=_FACTS)
-def fashion_mnist(roots: Roots, *, root: Annotated[str, NoResult()] = "") -> Dataset:
+def fashion_mnist(roots: Roots, *, root: PathInRecipe = "") -> Dataset:
     """Articles of clothing (Xiao et al., 2017); the training pixels' mean and std."""
     return _published("fashion_mnist", "FashionMNIST", mean=0.2860, std=0.3530).load(roots, root)
 
 
 @data(facts=_FACTS)
-def kmnist(roots: Roots, *, root: Annotated[str, NoResult()] = "") -> Dataset:
+def kmnist(roots: Roots, *, root: PathInRecipe = "") -> Dataset:
     """Cursive Japanese characters, Kuzushiji (Clanuwat et al., 2018); the training pixels' mean and std."""
     return _published("kmnist", "KMNIST", mean=0.1918, std=0.3483).load(roots, root)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import torch
 
 from prunecli.datasets.files import Examples, Published
-from prunecli.datasets.values import Dataset, Facts, Normalization, Roots
-from prunecli.registry import NoResult, data
+from prunecli.datasets.values import Dataset, Facts, Normalization, PathInRecipe, Roots
+from prunecli.registry import data
 from prunecli.task import Task
 
 _TASK = Task((3, 32, 32), 10)
@@ -17,7 +16,7 @@ _SPLITS = {True: "train", False: "test"}
 
 
 @data(facts=Facts(_TASK, train=73_257, test=26_032))
-def svhn(roots: Roots, *, root: Annotated[str, NoResult()] = "") -> Dataset:
+def svhn(roots: Roots, *, root: PathInRecipe = "") -> Dataset:
     """Cropped house numbers (Netzer et al., 2011), without `extra`; the training pixels' mean and std."""
     from torchvision.datasets import SVHN
 

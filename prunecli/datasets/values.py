@@ -7,15 +7,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from prunecli.errors import UsageError
 from prunecli.randomness import Draw, key
-from prunecli.registry import Choice
+from prunecli.registry import Choice, NoResult
 from prunecli.task import Task
+
+PathInRecipe = Annotated[str, Field(max_length=4096), NoResult()]
+"""A path that a recipe names: where the data is changes no result."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,46 @@ class Roots:
     download: bool = False
     before_recipe: int = 0
     """How many of the folders go before the root that a recipe names."""
+    recipe: Path | None = None
+    """The folder that the recipe is in."""
+
+    @property
+    def allowed(self) -> tuple[Path, ...]:
+        """The folders that a recipe's paths may lead into: the roots, the working directory, the recipe's own."""
+        own = () if self.recipe is None else (self.recipe,)
+        return tuple(dict.fromkeys((*self.folders, Path(), *own)))
 
     def search(self, root: str = "") -> tuple[Path, ...]:
-        """The folders to look in, each once, with a recipe's root at its place."""
+        """The folders to look in, each once, with a recipe's root at its place.
+
+        Raises:
+            UsageError: the recipe's root leads out of the folders that are allowed.
+        """
         first, rest = self.folders[: self.before_recipe], self.folders[self.before_recipe :]
-        return tuple(dict.fromkeys((*first, *([_expanded(root)] if root else []), *rest)))
+        return tuple(dict.fromkeys((*first, *(self._inside(root, [Path(root)]) if root else []), *rest)))
 
     def paths(self, path: str) -> tuple[Path, ...]:
-        """Where a recipe's own file or folder may be: under each root, then in the working directory."""
-        return tuple(dict.fromkeys(folder / _expanded(path) for folder in (*self.folders, Path())))
+        """Where a recipe's own file or folder may be: under each root, in the working directory, by the recipe.
+
+        Raises:
+            UsageError: the path leads out of the folders that are allowed.
+        """
+        return self._inside(path, [folder / path for folder in self.allowed])
+
+    def _inside(self, path: str, candidates: Sequence[Path]) -> tuple[Path, ...]:
+        """Those candidates that are, links followed, inside an allowed folder: a recipe may be a stranger's."""
+        allowed = [_resolved(folder) for folder in self.allowed]
+        found = [
+            candidate
+            for candidate in dict.fromkeys(candidates)
+            if any(_resolved(candidate).is_relative_to(folder) for folder in allowed)
+        ]
+        if not found:
+            raise UsageError(
+                f"the recipe's path '{path}' leads to {_resolved(candidates[0])}, which is outside "
+                f"{', '.join(map(str, dict.fromkeys(allowed)))}; --data-root DIR allows another folder"
+            )
+        return tuple(found)
 
 
 def roots(data_root: str | None, download: bool, environ: Mapping[str, str]) -> Roots:
@@ -51,6 +86,11 @@ def roots(data_root: str | None, download: bool, environ: Mapping[str, str]) -> 
     chosen = [data_root] if data_root else []
     named = [*chosen, environ.get("PRUNECLI_DATA", ""), "~/.cache/prunecli/data"]
     return Roots(tuple(_expanded(name) for name in named if name), download, before_recipe=len(chosen))
+
+
+def _resolved(path: Path) -> Path:
+    # Path.resolve raises where links go in circles; os.path's stops there.
+    return Path(os.path.realpath(path))
 
 
 def _expanded(path: str) -> Path:
@@ -164,12 +204,43 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Two splits of one source; `fingerprint` tells whether two datasets hold the same examples."""
+    """Two splits of one source; `fingerprint` tells whether two datasets hold the same examples.
+
+    Raises:
+        ValueError: a split has no example, or labels that are not int64 (N,) from 0 to `task.classes` - 1.
+    """
 
     task: Task
     train: Split
     test: Split
     fingerprint: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for name, split in (("training", self.train), ("test", self.test)):
+            _check_split(f"the {name} split", split, self.task.classes)
+
+
+def checked(name: str, found: object) -> Dataset:
+    """What the function of this name made, once it is found to be a dataset.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not isinstance(found, Dataset):
+        kind = type(found).__qualname__
+        raise UsageError(f"dataset '{name}' returned {kind}, not a prunecli.datasets.values.Dataset")
+    return found
+
+
+def _check_split(where: str, split: Split, classes: int) -> None:
+    labels = split.labels
+    if labels.dtype != torch.int64 or labels.dim() != 1:
+        raise ValueError(f"{where} has labels {labels.dtype} {tuple(labels.shape)}, not torch.int64 (N,)")
+    if len(labels) == 0 or len(split.images) != len(labels):
+        raise ValueError(f"{where} has {len(split.images)} images and {len(labels)} labels")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"{where} has labels {low} to {high}, not within 0 to {classes - 1}")
 
 
 def fingerprint(*tensors: Tensor) -> str:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunecli.initializations import kaiming_normal_
+from prunecli.models.parameters import fitting
 from prunecli.models.width import Width, scaled
 from prunecli.registry import models
 from prunecli.task import Task
@@ -42,7 +43,8 @@ def cifar_resnet_110(task: Task, *, width: Width = 1.0) -> nn.Module:
 
 
 def _cifar_resnet(task: Task, depth: int, width: float) -> nn.Module:
-    model = _ResNet(task, blocks=(depth - 2) // 6, base=scaled(16, width))
+    blocks = (depth - 2) // 6
+    model = fitting(f"cifar_resnet_{depth}", lambda: _ResNet(task, blocks, base=scaled(16, width)))
     kaiming_normal_(model)
     return model
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunecli.initializations import kaiming_normal_
+from prunecli.models.parameters import fitting
 from prunecli.models.width import Width, scaled
 from prunecli.registry import models
 from prunecli.task import Task
@@ -38,7 +39,8 @@ def cifar_vgg_19(task: Task, *, width: Width = 1.0) -> nn.Module:
 
 
 def _cifar_vgg(task: Task, convolutions: Sequence[int], width: float) -> nn.Module:
-    model = _VGG(task, convolutions, base=scaled(64, width))
+    layers = sum(convolutions) + 3
+    model = fitting(f"cifar_vgg_{layers}", lambda: _VGG(task, convolutions, base=scaled(64, width)))
     kaiming_normal_(model)
     return model
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from prunecli.errors import UsageError, suggest
+from prunecli.models.parameters import allocated
 from prunecli.models.stem import Stem, with_stem_
 from prunecli.registry import models
 from prunecli.task import Task
@@ -43,7 +44,7 @@ def timm_model(
     rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     options |= {rate: value for rate, value in rates.items() if value is not None}
     try:
-        model = timm.create_model(name, pretrained=False, **options)
+        model = allocated(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
     except (AssertionError, TypeError, ValueError) as error:
         raise UsageError(f"timm:{name} cannot be made with {options}: {error}") from error
     return with_stem_(model, stem, f"timm:{name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from prunecli.errors import UsageError, suggest
+from prunecli.models.parameters import allocated
 from prunecli.models.stem import Stem, with_channels_, with_stem_
 from prunecli.registry import models
 from prunecli.task import Task
@@ -29,7 +30,7 @@ def torchvision_model(name: str, task: Task, *, stem: Stem = "own") -> nn.Module
         raise UsageError(f"torchvision has no classification model '{name}'{suggest(name, known)}")
     options = {"num_classes": task.classes, **_options(name, task)}
     try:
-        model: nn.Module = zoo.get_model(name, weights=None, **options)
+        model = allocated(f"torchvision:{name}", lambda: zoo.get_model(name, weights=None, **options))
     except (AssertionError, ValueError) as error:
         raise UsageError(f"torchvision:{name} cannot be made with {options}: {error}") from error
     return with_stem_(with_channels_(model, task.shape[0]), stem, f"torchvision:{name}")

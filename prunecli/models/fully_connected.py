@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prunecli.initializations import kaiming_normal_
+from prunecli.models.parameters import fitting
 from prunecli.models.width import Width, scaled
 from prunecli.registry import models
 from prunecli.task import Task
@@ -32,7 +33,7 @@ def mlp(
 ) -> nn.Module:
     """A fully connected network with these hidden layers, each size times `width`; none is a linear model."""
     sizes = [math.prod(task.shape), *(scaled(size, width) for size in hidden)]
-    model = _FullyConnected(sizes, task.classes, _ACTIVATIONS[activation]())
+    model = fitting("mlp", lambda: _FullyConnected(sizes, task.classes, _ACTIVATIONS[activation]()))
     kaiming_normal_(model)
     return model
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunecli.initializations import kaiming_normal_
+from prunecli.models.parameters import fitting
 from prunecli.models.width import Width, scaled
 from prunecli.registry import models
 from prunecli.task import Task
@@ -19,7 +20,7 @@ def lenet_5(task: Task, *, width: Width = 1.0) -> nn.Module:
 
     Smaller images stand in the middle of a 32x32 frame of zeros, as MNIST's 28x28 did there: 8x8 works.
     """
-    model = _LeNet5(task, *(scaled(size, width) for size in (6, 16, 120, 84)))
+    model = fitting("lenet_5", lambda: _LeNet5(task, *(scaled(size, width) for size in (6, 16, 120, 84))))
     kaiming_normal_(model)
     return model
 

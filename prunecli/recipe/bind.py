@@ -47,7 +47,7 @@ class Binder:
         if mark := among_items(annotation):
             return self.choices(node, Registry.all[mark.kind], name)
         try:
-            return TypeAdapter(annotation).validate_python(plain(node), strict=True)
+            return _adapter(annotation).validate_python(plain(node), strict=True)
         except ValidationError as error:
             for detail in _one_per_place(error.errors(include_url=False)):
                 if detail["type"] == "extra_forbidden":
@@ -174,6 +174,17 @@ def in_full(registry: Registry, node: Node) -> Node:
     option = next(iter(registry[registry.number].options))
     options = Table({option: node}, {option: node.place}, node.place)
     return Table({registry.number: options}, {registry.number: node.place}, node.place)
+
+
+# By identity, as annotations hold what has no hash; each is kept here, so that no other takes its identity.
+_adapters: dict[int, tuple[Any, TypeAdapter[Any]]] = {}  # Any: a type, and its values
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:  # Any: see above
+    """The annotation's validator, made once: a long recipe has thousands of values of few annotations."""
+    if id(annotation) not in _adapters:
+        _adapters[id(annotation)] = (annotation, TypeAdapter(annotation))
+    return _adapters[id(annotation)][1]
 
 
 def _is_number(node: Node) -> bool:

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from prunecli.recipe.nodes import (
     MAX_BYTES,
     MAX_DEPTH,
     MAX_MISTAKES,
+    MAX_NODES,
     Items,
     Node,
     Scalar,
@@ -32,10 +33,18 @@ from prunecli.recipe.nodes import (
 )
 from prunecli.recipe.options import schema_of
 from prunecli.recipe.paths import placed
+from prunecli.registry import Choice
 
 MAX_POINTS = 1_000
 MAX_SWEPT = 200_000
 """Values in all points of a sweep together."""
+MAX_STAGES = 100_000
+"""Stages of all points of a sweep together, written out."""
+LONGEST_LABEL = 54
+_RESERVED = frozenset(
+    ("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10)))
+)
+"""What Windows takes for devices, whatever follows after a dot."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def load_text(
         known.update(binder.mistakes)
         if isinstance(bound, dict):
             points.append(Point(_label(stem, suffix), Experiment(**bound), point))
-    mistakes += _twice(points, sweep)
+    mistakes += _twice(points, sweep) + _too_long(points, sweep)
     if points and not mistakes:
         mistakes += _unreadable(points[0])
     if mistakes:
@@ -201,6 +210,10 @@ def _swept(root: Table, sweep: Table | None, mistakes: list[Mistake]) -> Iterato
 def _unreadable(point: Point) -> list[Mistake]:
     """What hinders the resolved recipe, which a run keeps, from being read: defaults make it larger."""
     form = point.experiment.plain()
+    if (size := _size(form)) > MAX_NODES:
+        # To write so much down only to read that it is too much would take seconds.
+        most = f"a recipe has at most {MAX_NODES:,} values; this has {size:,}"
+        return [Mistake(point.root.place, f"with its defaults the recipe cannot be kept: {most}")]
     if len(json.dumps(form)) < MAX_BYTES // 16 and _depth(form) < MAX_DEPTH:
         return []
     try:
@@ -214,6 +227,28 @@ def _unreadable(point: Point) -> list[Mistake]:
 def _depth(value: Any) -> int:  # Any: a recipe's value
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     return 1 + max(map(_depth, inner), default=0)
+
+
+def _size(value: Any) -> int:  # Any: a recipe's value
+    """Values and keys, as the reader counts them."""
+    if isinstance(value, Mapping):
+        return 1 + sum(1 + _size(inner) for inner in value.values())
+    return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
+
+
+def _too_long(points: Sequence[Point], sweep: Table | None) -> list[Mistake]:
+    """A sweep whose procedures are, written out, too long to be gone through."""
+    stages = sum(unrolled(stage) for point in points for stage in point.experiment.procedure)
+    if sweep is None or stages <= MAX_STAGES:
+        return []  # A single procedure's length is told where it is unrolled.
+    message = f"the sweep's procedures unroll to {stages:,} stages together; at most {MAX_STAGES:,}"
+    return [Mistake(sweep.place, message)]
+
+
+def unrolled(stage: Choice) -> int:
+    """How many stages a stage stands for, without writing them out."""
+    count: Callable[..., int] | None = stage.entry.traits.get("count")
+    return count(**stage.options) if count else 1
 
 
 def _twice(points: Sequence[Point], sweep: Table | None) -> list[Mistake]:
@@ -233,8 +268,12 @@ def _short(node: Node, position: int) -> str:
 
 
 def _label(stem: str, suffix: str) -> str:
+    """A folder's name that every system takes, to which a run adds nine characters of its digest."""
     label = re.sub(r"[^A-Za-z0-9._-]+", "_", stem + suffix).lstrip("._-")
-    return label[:54] or "recipe"
+    label = re.sub(r"\.{2,}", ".", label)
+    if label.partition(".")[0].upper() in _RESERVED:
+        label = f"recipe-{label}"
+    return label[:LONGEST_LABEL] or "recipe"
 
 
 def _in_reading_order(mistakes: Sequence[Mistake], overrides: Sequence[str]) -> list[Mistake]:

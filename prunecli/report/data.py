@@ -8,14 +8,18 @@ import json
 import re
 from typing import Any
 
-from prunecli.compare import Compared, Comparison, Level, Summary
+from prunecli.compare import DIVERGED, Compared, Comparison, Level, Summary
 from prunecli.report.table import mark
 from prunecli.report.words import shown
 
 CSV_COLUMNS = (
     *("run", "level", "density", "spent", "metric", "mean", "std", "n"),
     *("difference", "interval_low", "interval_high", "verdict", "mark"),
+    *("collapsed", "collapsed_layers", "diverged"),
 )
+"""The last three: how many layers have no weight left for some seed, their names, and how many seeds diverged."""
+# Spreadsheets take the wide forms of these signs for the signs.
+_FORMULA = r"\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]"
 _NUMBER = r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
 
 
@@ -40,7 +44,8 @@ def as_csv(compared: Compared) -> str:
     writer.writerow(CSV_COLUMNS)
     for summary in compared.summaries:
         for level in summary.levels:
-            writer.writerows(_csv_row(compared, summary, level, metric) for metric in level.metrics)
+            metrics = [metric for metric in level.metrics if metric != DIVERGED]
+            writer.writerows(_csv_row(compared, summary, level, metric) for metric in metrics)
     return text.getvalue()
 
 
@@ -65,7 +70,14 @@ def _level_json(level: Level) -> dict[str, Any]:  # Any: JSON
         for name, found in level.metrics.items()
     }
     clocks = {"density": level.value("density"), "spent": level.value("spent")}
-    return {"level": level.level, **clocks, "metrics": metrics}
+    layers = {name: list(seeds) for name, seeds in level.collapsed.items()}
+    return {
+        "level": level.level,
+        **clocks,
+        "metrics": metrics,
+        "collapsed": {"count": len(layers), "layers": layers},
+        "diverged": {"count": len(level.diverged), "seeds": list(level.diverged)},
+    }
 
 
 def _comparison_json(found: Comparison) -> dict[str, Any]:  # Any: JSON
@@ -88,13 +100,15 @@ def _comparison_json(found: Comparison) -> dict[str, Any]:  # Any: JSON
 def _csv_row(compared: Compared, summary: Summary, level: Level, metric: str) -> list[object]:
     """One cell for each of CSV_COLUMNS."""
     found, difference = level.metrics[metric], compared.difference(summary, level, metric)
-    place = (summary.run.name, level.level, level.density, level.spent, metric)
+    place = (summary.run.name, level.level, level.value("density"), level.value("spent"), metric)
     between = (difference.mean, *(difference.interval or (None, None)), difference.verdict)
-    return [_csv(cell) for cell in (*place, found.mean, found.std, found.n, *between, mark(summary, level))]
+    wrong = (len(level.collapsed), " ".join(level.collapsed), len(level.diverged))
+    cells = (*place, found.mean, found.std, found.n, *between, mark(summary, level), *wrong)
+    return [_csv(cell) for cell in cells]
 
 
 def _csv(cell: object) -> object:
     # A spreadsheet runs text that begins so as a formula.
-    if isinstance(cell, str) and re.match(r"\s*[=+\-@\t\r]", cell) and not re.fullmatch(_NUMBER, cell):
+    if isinstance(cell, str) and re.match(_FORMULA, cell) and not re.fullmatch(_NUMBER, cell, re.ASCII):
         return "'" + shown(cell)
     return shown(cell) if isinstance(cell, str) else cell

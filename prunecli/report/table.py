@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from prunecli.statistics import false_positives
 from prunecli.store.values import StoredRun
 
 NONE = "-"
+NAMED_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,15 @@ def notes(compared: Compared, summary: Summary) -> Iterator[str]:
         yield f"no {_name(metric)} at {_at(summary, empty)}"
     if compared.reference is None and summary.dense is None:
         yield "no dense level to compare with; --against RUN:LEVEL names another"
+    yield from _collapsed(summary)
+    yield from _diverged(summary)
+
+
+def flaws(summary: Summary, level: Level) -> str:
+    """What makes the level's numbers worth little: `collapsed 1/3, diverged 2/3` of the seeds, or empty."""
+    gone = {seed for seeds in level.collapsed.values() for seed in seeds}
+    counts = {"collapsed": len(gone), "diverged": len(level.diverged)}
+    return ", ".join(f"{name} {count}/{len(summary.run.seeds)}" for name, count in counts.items() if count)
 
 
 def mark(summary: Summary, level: Level) -> str:
@@ -87,7 +98,7 @@ def _cells(compared: Compared, summary: Summary, level: Level) -> dict[str, str]
     return {
         "level": str(level.level),
         "weights %": _weights(level.density),
-        "epochs": f"{level.spent:g}",
+        "epochs": NONE if level.value("spent") is None else f"{level.spent:g}",
         _heading(run, "validation_error"): _spread(run, level, "validation_error"),
         _heading(run, metric): _spread(run, level, metric),
         "n": str(level.statistic(metric).n),
@@ -95,7 +106,7 @@ def _cells(compared: Compared, summary: Summary, level: Level) -> dict[str, str]
         f"{100 * compared.confidence:.6g}% interval": f"[{low_high}]" if low_high else NONE,
         "verdict": difference.verdict or NONE,
         _heading(run, "instability"): _spread(run, level, "instability"),
-        "mark": mark(summary, level),
+        "mark": ", ".join(filter(None, (mark(summary, level), flaws(summary, level)))),
     }
 
 
@@ -169,6 +180,30 @@ def _unpaired(compared: Compared, summary: Summary) -> Iterator[str]:
         yield f"left out of the difference, for want of a partner: {where}"
 
 
+def _collapsed(summary: Summary) -> Iterator[str]:
+    """A note for each set of layers without weights, with its levels."""
+    levels_with: dict[str, list[int]] = {}
+    for level in summary.levels:
+        named = [f"{layer} (seeds {_listed(seeds)})" for layer, seeds in level.collapsed.items()]
+        more = f" and {len(named) - NAMED_LAYERS} layers more" if len(named) > NAMED_LAYERS else ""
+        if named:
+            levels_with.setdefault(", ".join(named[:NAMED_LAYERS]) + more, []).append(level.level)
+    for layers, levels in levels_with.items():
+        yield f"collapsed at {_levels(levels)}: no weight is left in {layers}"
+
+
+def _diverged(summary: Summary) -> Iterator[str]:
+    levels_with: dict[tuple[int, ...], list[int]] = {}
+    for level in summary.levels:
+        if level.diverged:
+            levels_with.setdefault(level.diverged, []).append(level.level)
+    for seeds, levels in levels_with.items():
+        yield (
+            f"diverged at {_levels(levels)}: seeds {_listed(seeds)} have a training loss above a uniform "
+            "guess's; the means include them"
+        )
+
+
 def _spread(run: StoredRun, level: Level | None, metric: str) -> str:
     found, decimals = level.statistic(metric) if level else None, _decimals(run, metric)
     if found is None or found.mean is None:
@@ -177,6 +212,8 @@ def _spread(run: StoredRun, level: Level | None, metric: str) -> str:
 
 
 def _weights(density: float) -> str:
+    if not math.isfinite(density):
+        return NONE
     return f"{100 * density:.2f}" if density >= 0.001 or density == 0 else f"{100 * density:.2g}"
 
 
@@ -199,7 +236,11 @@ def _decimals(run: StoredRun, metric: str) -> str:
 def _at(summary: Summary, levels: Sequence[int]) -> str:
     if len(levels) >= len(summary.levels) - 1 > 1:
         return "every level"
-    return f"level{'s' * (len(levels) > 1)} {_listed(levels)}"
+    return _levels(levels)
+
+
+def _levels(numbers: Sequence[int]) -> str:
+    return f"level{'s' * (len(numbers) > 1)} {_listed(numbers)}"
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Unicode's categories: control, format, surrogate, line separator, paragraph separator.
-_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+from prunecli.errors import shown
 
-
-def shown(text: str) -> str:
-    """Foreign text with its control, bidi, zero-width and lone surrogate characters escaped."""
-    return "".join(_escaped(c) if unicodedata.category(c) in _UNSHOWN else c for c in text)
+__all__ = ["describe", "differences", "shown"]
 
 
 def differences(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:  # Any: a recipe's values
@@ -34,10 +29,6 @@ def describe(recipe: Mapping[str, Any]) -> str:  # Any: a recipe's values
         parts.append(f"labels {_choice(recipe['labels'])}")
     what = ", ".join(part for part in parts if part)
     return f"{what}: {_stages(recipe['procedure'])}" if recipe.get("procedure") else what
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def _differ(path: str, values: Sequence[Any]) -> Iterator[tuple[str, list[str]]]:  # Any: a recipe's values

@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
-import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunecli.errors import DamagedRun, Stopped, StorageError
+import numpy as np
+
+from prunecli.errors import DamagedRun, NewerFormat, PrunecliError, StorageError
 from prunecli.store import codec
+from prunecli.store.apart import read_apart
+from prunecli.store.run_file import RUN_VERSION
 from prunecli.store.sealing import (
     commit,
     make_folder,
+    read_file,
     read_record,
     read_sealed,
     record_of,
     record_path,
+    remove,
     replace,
+    set_aside,
+    storage_error,
+    sync_folder,
+    vouches,
 )
 from prunecli.store.values import Header, Measured
 
-RUN_VERSION = 1
+_OURS = re.compile(r"level-\d{2,}\.h5(\.json)?|slot-[ab]\.safetensors(\.json)?|\.tmp-.*")
+"""What lies beside a seed's levels and was made by us."""
+_TRIES = 5
+"""How often a store is read that is replaced meanwhile."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A seed's sealed levels: their parts in order, the last record's SHA-256, and what ended the chain early."""
+    """A seed's sealed levels: their parts in order, their records' SHA-256, and what ended the chain early."""
 
-    parts: tuple[Path, ...]
-    tip: str = ""
+    parts: tuple[Path, ...] = ()
+    tips: tuple[str, ...] = ()
     damage: str = ""
+
+    @property
+    def tip(self) -> str:
+        """The last record's SHA-256; empty where no level is sealed."""
+        return self.tips[-1] if self.tips else ""
 
 
 @dataclass(frozen=True)
@@ -50,50 +65,98 @@ class RunFolder:
         """The merged store."""
         return self.path / "store.h5"
 
+    @property
+    def quarantine(self) -> Path:
+        """Where damaged and foreign files are moved to."""
+        return self.path / "quarantine"
+
+    def seed_folder(self, seed: int) -> Path:
+        """Where a seed's parts and slots lie."""
+        return self.path / "parts" / f"seed-{seed}"
+
     def part(self, seed: int, level: int) -> Path:
         """A sealed level."""
-        return self.path / "parts" / f"seed-{seed}" / f"level-{level:02d}.h5"
+        return self.seed_folder(seed) / f"level-{level:02d}.h5"
 
     def chain(self, seed: int) -> Chain:
-        """A seed's levels as far as their records and files are whole."""
-        parts: list[Path] = []
-        tip = ""
+        """A seed's levels as far as their records and files are whole.
+
+        Raises:
+            NewerFormat: a newer prunecli made them.
+        """
+        chain = Chain()
         while True:
-            path = self.part(seed, len(parts))
+            path = self.part(seed, len(chain.parts))
             try:
                 found = read_record(path)
                 if found is None:
-                    return Chain(tuple(parts), tip)
+                    return chain
                 record, sha = found
-                if record.get("recipe_digest") != self.digest or record.get("previous") != tip:
+                expected = {"recipe_digest": self.digest, "previous": chain.tip, "seed": seed}
+                if any(record.get(name) != value for name, value in expected.items()):
                     raise DamagedRun(f"{record_path(path)}: belongs to another run or another chain")
                 read_sealed(path, record)
+            except NewerFormat:
+                raise
             except DamagedRun as error:
-                return Chain(tuple(parts), tip, str(error))
-            parts.append(path)
-            tip = sha
+                return Chain(chain.parts, chain.tips, str(error))
+            chain = Chain((*chain.parts, path), (*chain.tips, sha))
 
     def seal_level(self, measured: Measured, header: Header, tip: str) -> str:
-        """Seal a level behind the chain's tip; gives the new tip."""
+        """Seal a level behind the chain's tip; gives the new tip. What lies there without a record is set aside."""
         path = self.part(measured.seed, measured.level)
         make_folder(path.parent)
+        data = codec.encode_level(measured, header)
+        if os.path.lexists(path) and not _holds(path, data):
+            set_aside(path, self.quarantine)
         facts = {
             "recipe_digest": self.digest,
             "seed": measured.seed,
             "level": measured.level,
             "previous": tip,
         }
-        return commit(path, codec.encode_level(measured, header), facts)
+        return commit(path, data, facts)
 
-    def set_aside(self, seed: int, level: int) -> list[str]:
-        """Move what lies at a level and after it out of the way; gives the names. Nothing is deleted."""
-        moved = []
-        folder = self.part(seed, level).parent
-        for path in sorted(folder.glob("level-*.h5*")) if folder.is_dir() else []:
-            if int(path.name.removeprefix("level-").split(".")[0]) >= level:
-                moved.append(path.name)
-                _quarantine(self.path, path, f"seed-{seed}-{path.name}")
-        return moved
+    def set_level_aside(self, seed: int, level: int) -> list[str]:
+        """Move a level's file and record to the quarantine; gives the names they have there."""
+        path = self.part(seed, level)
+        return [set_aside(one, self.quarantine) for one in (record_path(path), path) if os.path.lexists(one)]
+
+    def set_store_aside(self) -> list[str]:
+        """Move the merged store and its record to the quarantine; gives the names they have there."""
+        both = (record_path(self.store), self.store)
+        return [set_aside(one, self.quarantine) for one in both if os.path.lexists(one)]
+
+    def store_content(self) -> tuple[dict[str, Any], bytes] | None:  # Any: what JSON holds
+        """What the merged store's record says of it, and its bytes; None where there is no store yet.
+
+        While the store is being replaced its record names the new content, and the old one under `replaces`.
+
+        Raises:
+            DamagedRun: the store is not what its record says.
+        """
+        for _ in range(_TRIES):
+            found = read_record(self.store)
+            if found is None:
+                if os.path.lexists(self.store) and read_record(self.store) is None:
+                    raise DamagedRun(
+                        f"{self.store}: has no record beside it, so nothing vouches for its content"
+                    )
+                return None
+            record, sha = found
+            if record.get("recipe_digest") != self.digest:
+                raise DamagedRun(f"{record_path(self.store)}: belongs to another run")
+            if "replaces" in record and record["replaces"] is None and not os.path.lexists(self.store):
+                return None
+            data = read_file(self.store)
+            for facts in (record, record.get("replaces")):
+                if vouches(facts, data):
+                    return _checked(dict(facts or {}), record_path(self.store)), data
+            if (again := read_record(self.store)) and again[1] == sha:
+                break  # Nobody replaced it meanwhile.
+        raise DamagedRun(
+            f"{self.store}: damaged: its content is not what {record_path(self.store).name} says"
+        )
 
     def stored_seeds(self) -> frozenset[int]:
         """The seeds that the merged store has.
@@ -101,13 +164,8 @@ class RunFolder:
         Raises:
             DamagedRun: the store is not what its record says.
         """
-        found = read_record(self.store)
-        if found is None:
-            if self.store.exists():
-                raise DamagedRun(f"{self.store}: has no record beside it, so nothing vouches for its content")
-            return frozenset()
-        read_sealed(self.store, found[0])
-        return frozenset(found[0]["seeds"])
+        found = self.store_content()
+        return frozenset(found[0]["seeds"]) if found else frozenset()
 
     def stored(self) -> list[Measured]:
         """The merged store's levels; none where there is no store yet.
@@ -115,34 +173,70 @@ class RunFolder:
         Raises:
             DamagedRun: the store is not what its record says.
         """
-        found = read_record(self.store)
-        if found is None:
-            return []
-        return codec.decode_store(read_sealed(self.store, found[0]), str(self.store))
+        found = self.store_content()
+        return codec.decode_store(found[1], str(self.store)) if found else []
 
     def merge(self, seeds: Sequence[int], header: Header) -> None:
-        """Put the seeds' parts and what is stored already into one store, verify it, then drop the parts."""
-        kept = self.stored()
-        have = {one.seed for one in kept}
-        for seed in seeds:
-            if seed not in have:
-                kept += [codec.decode_level(part.read_bytes(), str(part)) for part in self.chain(seed).parts]
-        data = codec.encode_store(kept, header)
-        if codec.encode_store(codec.decode_store(data, str(self.store)), header) != data:
+        """Put the seeds' parts and what is stored already into one store, and verify it against them.
+
+        Raises:
+            StorageError: it cannot be written, or does not read back; the parts are kept.
+            DamagedRun: a part or the store is not what its record says.
+        """
+        before = self.store_content()
+        facts: dict[str, Any] = {"recipe_digest": self.digest, "seeds": [], "tips": {}}  # Any: JSON
+        facts |= {name: before[0][name] for name in ("seeds", "tips")} if before else {}
+        sources = [self.store] if before else []
+        for seed in sorted(set(seeds) - set(facts["seeds"])):
+            chain = self.chain(seed)
+            sources += chain.parts
+            facts["seeds"] = sorted({*facts["seeds"], seed})
+            facts["tips"] = {**facts["tips"], str(seed): chain.tip}
+        levels = _decoded(sources)
+        data = codec.encode_store(levels, header)
+        if not _same(codec.decode_store(data, str(self.store)), levels):
             raise StorageError(f"{self.store}: would not read back as it was made; its parts are kept")
-        before = read_record(self.store)
-        previous = {name: before[0][name] for name in ("size", "sha256")} if before else None
-        facts = {"recipe_digest": self.digest, "seeds": sorted({one.seed for one in kept})}
+        old = (
+            None
+            if before is None
+            else {name: before[0][name] for name in ("size", "sha256", "seeds", "tips")}
+        )
         # The record comes first and names both files, so that every moment in between is readable.
-        replace(record_path(self.store), record_of(data, {**facts, "previous_file": previous}))
+        replace(record_path(self.store), record_of(data, {**facts, "replaces": old}))
         replace(self.store, data)
-        if self.store.read_bytes() != data:
+        if read_file(self.store) != data:
             raise StorageError(f"{self.store}: does not read back as it was written; its parts are kept")
         replace(record_path(self.store), record_of(data, facts))
-        for seed in seeds:
-            shutil.rmtree(self.part(seed, 0).parent, ignore_errors=True)
-        if not any((self.path / "parts").glob("*")):
-            shutil.rmtree(self.path / "parts", ignore_errors=True)
+
+    def leftovers(self, seeds: Sequence[int]) -> list[Path]:
+        """What the work on these seeds, or a process that was killed, left behind."""
+        behind = [
+            *self.path.glob(".tmp-*"),
+            *(folder for seed in seeds if _is_folder(folder := self.seed_folder(seed))),
+        ]
+        parts = self.path / "parts"
+        return behind + ([parts] if _is_folder(parts) and not any(parts.iterdir()) else [])
+
+    def tidy(self, seeds: Sequence[int]) -> list[str]:
+        """Delete parts and slots of seeds that the verified store has; what is not ours goes to the quarantine.
+
+        Gives the names that went there.
+        """
+        moved = []
+        # The store's name has to survive a power cut before what it was made from goes.
+        sync_folder(self.path)
+        for folder in filter(_is_folder, map(self.seed_folder, seeds)):
+            # A record goes before its file, and the last level before the first: what is left is a chain.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name, reverse=True):
+                if _OURS.fullmatch(path.name) and not path.is_dir():
+                    remove(path)
+                else:
+                    moved.append(set_aside(path, self.quarantine))
+            _remove_folder(folder)
+        parts = self.path / "parts"
+        if _is_folder(parts) and not any(parts.iterdir()):
+            _remove_folder(parts)
+        return moved
 
     def write_run(self, content: Mapping[str, Any]) -> None:  # Any: what JSON holds
         """Write `run.json`."""
@@ -151,78 +245,93 @@ class RunFolder:
         )
         replace(self.path / "run.json", (text + "\n").encode())
 
-    def _sweep(self) -> None:
-        """Remove what a process that was killed left half-written: only names that we give."""
-        for path in self.path.rglob(".tmp-*"):
-            path.unlink(missing_ok=True)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run's lock.
+    def recover(self) -> None:
+        """Make what an earlier process wrote survive a power cut, and remove what it left half-written.
 
         Raises:
-            Stopped: another process holds it.
+            StorageError: the disk fails, or a folder of the run is a link to another place.
         """
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        folders = [self.path, self.path / "parts", *sorted((self.path / "parts").glob("seed-*"))]
+        for folder in folders:
+            if folder.is_symlink():
+                raise StorageError(f"{folder}: a symbolic link, which is not followed; move it away")
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-                raise Stopped(
-                    f"{self.path}: being written by {holder}; wait for it, or stop it first"
-                ) from error
-            os.ftruncate(descriptor, 0)
-            self._sweep()
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-            yield
-        finally:
-            os.close(descriptor)
+            for folder in (self.path.parent, *filter(Path.is_dir, folders)):
+                sync_folder(folder)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        for folder in filter(Path.is_dir, folders):
+            for path in folder.glob(".tmp-*"):
+                remove(path)
 
 
-def read_run_json(path: Path) -> dict[str, Any]:  # Any: what JSON holds
-    """A run folder's `run.json`.
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
-    Raises:
-        DamagedRun: it is missing, no JSON, or of a newer version.
-    """
+
+def _remove_folder(folder: Path) -> None:
     try:
-        content = json.loads((path / "run.json").read_bytes())
-    except FileNotFoundError as error:
-        raise DamagedRun(f"{path}: not a run: it has no run.json") from error
-    except (ValueError, OSError) as error:
-        raise DamagedRun(f"{path / 'run.json'}: cannot be read ({error})") from error
-    if not isinstance(content, dict) or content.get("schema") != "prunecli/run":
-        raise DamagedRun(f"{path / 'run.json'}: not a prunecli run")
-    if not isinstance(content.get("version"), int) or content["version"] > RUN_VERSION:
-        raise DamagedRun(
-            f"{path / 'run.json'}: made by a newer prunecli (version {content.get('version')}; this reads up to "
-            f"{RUN_VERSION}); upgrade prunecli"
-        )
-    return content
+        os.rmdir(folder)  # noqa: PTH106  (see sealing)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise storage_error(folder, error) from error
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process is writing the run at this moment."""
+def _decoded(sources: Sequence[Path]) -> list[Measured]:
+    """The levels of stores and parts, read in a process of its own: a stranger may have made them."""
+    levels: list[Measured] = []
+    for found in read_apart(sources, _levels_in):
+        if isinstance(found, PrunecliError):
+            raise found
+        levels += found
+    return levels
+
+
+def _levels_in(path: Path) -> list[Measured]:
+    data = read_file(path)
+    if path.name == "store.h5":
+        return codec.decode_store(data, str(path))
+    return [codec.decode_level(data, str(path))]
+
+
+def _holds(path: Path, data: bytes) -> bool:
     try:
-        descriptor = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        return read_file(path) == data
+    except DamagedRun:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
+
+
+def _checked(facts: dict[str, Any], where: Path) -> dict[str, Any]:  # Any: what JSON holds
+    """The facts of a store's record, of the types that we write."""
+    seeds, tips = facts.get("seeds"), facts.get("tips", {})
+    if not isinstance(seeds, list) or not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
+        raise DamagedRun(f"{where}: not the record of a store (its seeds are {str(seeds)[:80]!r})")
+    if not isinstance(tips, dict):
+        raise DamagedRun(f"{where}: not the record of a store")
+    return {**facts, "tips": tips}
+
+
+def _same(found: Sequence[Measured], levels: Sequence[Measured]) -> bool:
+    """Whether the levels found hold all that these hold; a store fills up what only other levels have."""
+    by_place = {(one.seed, one.level): one for one in found}
+    return len(found) == len(levels) and all(
+        (one.seed, one.level) in by_place and _covers(by_place[one.seed, one.level], one) for one in levels
+    )
+
+
+def _covers(found: Measured, level: Measured) -> bool:
+    numbers = (found.density, found.spent) == (level.density, level.spent)
+    masks = found.masks.keys() == level.masks.keys() and all(
+        np.array_equal(found.masks[name], mask) for name, mask in level.masks.items()
+    )
+    return (
+        numbers
+        and masks
+        and all(_equal(found.arrays.get(place), array) for place, array in level.arrays.items())
+    )
+
+
+def _equal(found: Any, array: Any) -> bool:  # Any: the types that the contract gives each place
+    if found is None or found.shape != array.shape:
         return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _quarantine(run: Path, path: Path, name: str) -> None:
-    folder = run / "quarantine"
-    make_folder(folder)
-    number = 0
-    while (target := folder / f"{name}.{number}").exists():
-        number += 1
-    path.rename(target)
+    return bool(np.array_equal(found, array, equal_nan=array.dtype.kind == "f"))

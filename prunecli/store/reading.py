@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prunecli.errors import DamagedRun, UsageError
-from prunecli.store import codec
-from prunecli.store.folder import Chain, RunFolder, is_locked, read_run_json
-from prunecli.store.sealing import read_record, read_sealed
+from prunecli.errors import DamagedRun, PrunecliError, UsageError
+from prunecli.store import decoding
+from prunecli.store.decoding import Axes
+from prunecli.store.folder import Chain, RunFolder
+from prunecli.store.guard import Guarded
+from prunecli.store.lock import is_locked
+from prunecli.store.run_file import check_folders, part_seeds, read_run_json
+from prunecli.store.sealing import read_record, read_sealed, record_path
 from prunecli.store.values import Floats, Status, StoredRun
 
 _NO_METRICS = frozenset({"seed", "level", "density", "spent"})
+_TRIES = 20
+"""How often a run is read whose store is put together meanwhile."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A seed's levels: density and spent (L,), metrics (L,), and the number of prunable weights."""
+    """A seed's levels: density and spent (L,), metrics (L,), the prunable tensors, and what each keeps (L, P)."""
 
     density: Floats
     spent: Floats
     metrics: Mapping[str, Floats]
     units: Mapping[str, str]
     total: int
+    layers: tuple[str, ...]
+    kept: NDArray[np.int64]
 
 
 def read_run(path: Path) -> StoredRun:
@@ -37,68 +47,127 @@ def read_run(path: Path) -> StoredRun:
         DamagedRun: it is no run, or empty, damaged, or made by a newer prunecli.
     """
     folder = path.parent if path.name == "store.h5" else path
-    if not folder.exists():
+    if not os.path.lexists(folder):
         raise UsageError(f"{path}: no such run")
     if not folder.is_dir():
         raise DamagedRun(f"{path}: not a run's folder")
+    for _ in range(_TRIES):
+        before = _moment(folder)
+        try:
+            found: StoredRun | PrunecliError = _read_once(folder)
+        except DamagedRun as error:
+            found = error
+        # Parts go when the store is sealed: what was read across that moment may lack seeds.
+        after = _moment(folder)
+        if before == after or (isinstance(found, StoredRun) and before[0] == after[0]):
+            break
+    if isinstance(found, PrunecliError):
+        raise found
+    return found
+
+
+def _moment(folder: Path) -> tuple[object, object]:
+    """What changes while a store is put together: its record, and the parts."""
+    try:
+        facts = record_path(folder / "store.h5").lstat()
+        record = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    except OSError:
+        record = (0, 0, 0)
+    return record, tuple(sorted(str(part) for part in (folder / "parts").glob("seed-*/level-*.h5.json")))
+
+
+def _read_once(folder: Path) -> StoredRun:
     content = read_run_json(folder)
-    run = RunFolder(folder, str(content.get("recipe_digest", "")))
+    check_folders(folder)
+    run = RunFolder(folder, content["recipe_digest"])
     rows = _stored_rows(run)
-    notes = [f"seed {seed} failed: {why}" for seed, why in sorted(content.get("failures", {}).items())]
+    notes = [f"seed {seed} failed: {why}" for seed, why in sorted(content["failures"].items())]
     unfinished = False
-    for seed in _part_seeds(run):
+    for seed in part_seeds(folder):
+        if seed in rows:
+            continue
         chain = run.chain(seed)
         if chain.damage:
             notes.append(chain.damage)
-        if seed not in rows and chain.parts:
-            rows[seed] = _part_row(chain)
+        if chain.parts:
+            rows[seed] = _part_row(chain, seed)
             unfinished = True
     if not rows:
         raise DamagedRun(f"{folder}: empty: no level is sealed yet" + "".join(f"; {note}" for note in notes))
-    running = is_locked(folder)
-    status: Status = "running" if running else "partial" if unfinished else "complete"
+    status: Status = "running" if is_locked(folder) else "partial" if unfinished else "complete"
     return _together(run, status, content, rows, notes)
 
 
 def _stored_rows(run: RunFolder) -> dict[int, _Row]:
-    found = read_record(run.store)
+    found = run.store_content()
     if found is None:
-        if run.store.exists():
-            raise DamagedRun(f"{run.store}: has no record beside it, so nothing vouches for its content")
         return {}
-    data = read_sealed(run.store, found[0])
-    with codec.opened(data, "store", str(run.store)) as file:
-        metrics, seeds = file["metrics"], file["metrics/seed"][()]
-        names = [name for name in metrics if name not in _NO_METRICS]
-        values = {name: np.asarray(metrics[name][()], dtype=np.float64) for name in names}
-        units = {name: str(metrics[name].attrs.get("units", "")) for name in names}
-        density, spent = metrics["density"][()], metrics["spent"][()]
-        total = int(file["layers/total"][()].sum())
+    facts, data = found
+    with decoding.opened(data, "store", str(run.store)) as file:
+        axes = decoding.axes_of(file)
+        if facts["seeds"] != list(axes.seeds):
+            raise file.damaged("metrics/seed", f"{str(axes.seeds)[:80]}; its record says {facts['seeds']}")
+        density, spent = (np.asarray(clock, np.float64) for clock in decoding.clocks(file, axes))
+        values = dict(_metrics(file, axes))
+        units, (layers, total, kept) = _units(file, values), _layers(file, axes)
     return {
-        int(seed): _Row(density, spent, {name: values[name][i] for name in names}, units, total)
-        for i, seed in enumerate(seeds)
+        seed: _Row(
+            density, spent, {name: array[i] for name, array in values.items()}, units, total, layers, kept[i]
+        )
+        for i, seed in enumerate(axes.seeds)
     }
 
 
-def _part_seeds(run: RunFolder) -> list[int]:
-    names = [path.name.removeprefix("seed-") for path in (run.path / "parts").glob("seed-*")]
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def _part_row(chain: Chain) -> _Row:
+def _part_row(chain: Chain, seed: int) -> _Row:
     levels = []
-    units: dict[str, str] = {}
-    total = 0
-    for path in chain.parts:
-        with codec.opened(path.read_bytes(), "level", str(path)) as file:
-            metrics = file["metrics"]
-            levels.append({name: float(metrics[name][()]) for name in metrics})
-            units |= {name: str(metrics[name].attrs.get("units", "")) for name in metrics}
-            total = int(file["layers/total"][()].sum())
-    names = {name for level in levels for name in level} - _NO_METRICS
-    columns = {name: np.array([level.get(name, np.nan) for level in levels]) for name in names}
-    density, spent = (np.array([level[name] for level in levels]) for name in ("density", "spent"))
-    return _Row(density, spent, columns, units, total)
+    for number, path in enumerate(chain.parts):
+        record = read_record(path)
+        if record is None or record[1] != chain.tips[number]:
+            raise DamagedRun(f"{record_path(path)}: damaged: it is another one than a moment ago")
+        with decoding.opened(read_sealed(path, record[0]), "level", str(path)) as file:
+            if decoding.place_of(file) != (seed, number):
+                raise file.damaged(
+                    "", f"it is level {number} of seed {seed} by its name, and by itself another"
+                )
+            values = {name: float(array) for name, array in _metrics(file, Axes())}
+            clocks = [float(clock) for clock in decoding.clocks(file, Axes())]
+            levels.append((clocks, values, _units(file, values), _layers(file, Axes())))
+    if len({layers for _, _, _, (layers, _, _) in levels}) > 1:
+        raise DamagedRun(f"{chain.parts[0].parent}: damaged: its levels are of different layers")
+    names = sorted({name for _, values, _, _ in levels for name in values})
+    density, spent = np.array([clocks for clocks, _, _, _ in levels]).T
+    layers, total, _ = levels[-1][3]
+    return _Row(
+        density,
+        spent,
+        {name: np.array([values.get(name, np.nan) for _, values, _, _ in levels]) for name in names},
+        {name: unit for _, _, units, _ in levels for name, unit in units.items()},
+        total,
+        layers,
+        np.stack([kept for _, _, _, (_, _, kept) in levels]),
+    )
+
+
+def _metrics(file: Guarded, axes: Axes) -> Iterator[tuple[str, Floats]]:
+    for name in sorted(set(file.names("metrics")) - _NO_METRICS):
+        yield name, decoding.read(file, f"metrics/{name}", axes).astype(np.float64)
+
+
+def _units(file: Guarded, names: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(file.attribute(f"metrics/{name}", "units") or "") for name in names}
+
+
+def _layers(file: Guarded, axes: Axes) -> tuple[tuple[str, ...], int, NDArray[np.int64]]:
+    """The prunable tensors, the number of their weights, and how many each keeps."""
+    names, totals, kept = (decoding.read(file, f"layers/{what}", axes) for what in ("name", "total", "kept"))
+    # Python's numbers: the sum of a stranger's may be more than 64 bits.
+    total = sum(totals.tolist())
+    if (
+        not all(0 < one < 2**53 for one in (*totals.tolist(), max(total, 1)))
+        or not ((kept >= 0) & (kept <= totals)).all()
+    ):
+        raise file.damaged("layers/kept", "not numbers of weights, of those that the layers have in all")
+    return tuple(names.tolist()), total, kept.astype(np.int64)
 
 
 def _together(
@@ -107,13 +176,14 @@ def _together(
     longest = max(rows.values(), key=lambda row: len(row.density))
     count = len(longest.density)
     names = sorted({name for row in rows.values() for name in row.metrics})
-    recipe = content.get("recipe")
+    if len({row.layers for row in rows.values()}) > 1:
+        raise DamagedRun(f"{run.path}: damaged: its seeds are of different layers")
     return StoredRun(
         name=run.path.resolve().name,
         path=run.path,
         digest=run.digest,
         status=status,
-        recipe=recipe if isinstance(recipe, dict) else {},
+        recipe=content["recipe"],
         seeds=tuple(sorted(rows)),
         density=longest.density,
         spent=longest.spent,
@@ -123,9 +193,16 @@ def _together(
         units={name: unit for row in rows.values() for name, unit in row.units.items()},
         total=longest.total,
         notes=tuple(notes),
+        layers=longest.layers,
+        kept=np.stack([_filled(rows[seed].kept, count) for seed in sorted(rows)]),
     )
 
 
 def _padded(row: _Row, name: str, count: int) -> Floats:
     values = row.metrics.get(name, np.full(len(row.density), np.nan))
     return np.concatenate([values, np.full(count - len(values), np.nan)])
+
+
+def _filled(kept: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    absent = np.full((count - len(kept), kept.shape[1]), -1, dtype=np.int64)
+    return np.concatenate([kept, absent])

@@ -1,7 +1,8 @@
 """Files that are whole or not there: written beside their place, synced, and linked into it.
 
 A sealed file is never written again; a record beside it holds its size and SHA-256, and a file without a
-valid record does not exist. Files that must change are replaced as a whole.
+valid record does not exist. Files that must change are replaced as a whole. Every call that changes a disk
+goes through `os`, so that a test can see, stop or fail each of them.
 """
 
 from __future__ import annotations
@@ -11,26 +12,39 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunecli.errors import DamagedRun, StorageError
+from prunecli.errors import DamagedRun, NewerFormat, StorageError
 
 RECORD_VERSION = 1
+MOST = 4 * 2**30
+"""Bytes that a file of a run has at most; a record has far fewer."""
+MOST_OF_A_RECORD = 2**20
+SAFE = "everything sealed before is safe, and the same command goes on from there"
 
 
 def seal(path: Path, data: bytes) -> None:
-    """Write a file that must not be there yet; when this returns it survives a power cut.
+    """Write a file that is never written again; when this returns it survives a power cut.
+
+    A file of this content that is there already, left by a process that died before it wrote the record, is
+    taken as it is.
 
     Raises:
-        StorageError: the disk is full, read-only or failing, or the file is there already.
+        StorageError: the disk is full, read-only or failing, or the file is there with other content.
     """
     with _written_beside(path, data) as temporary:
-        os.link(temporary, path)
-        temporary.unlink()
-        _sync_folder(path.parent)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            if read_file(path) != data:
+                raise
+            _sync(path, os.O_RDONLY)
+        os.unlink(temporary)  # noqa: PTH108  (see the module)
+        sync_folder(path.parent)
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -40,8 +54,8 @@ def replace(path: Path, data: bytes) -> None:
         StorageError: the disk is full, read-only or failing.
     """
     with _written_beside(path, data) as temporary:
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        os.replace(temporary, path)  # noqa: PTH105
+        sync_folder(path.parent)
 
 
 def commit(path: Path, data: bytes, facts: Mapping[str, Any]) -> str:  # Any: what JSON holds
@@ -72,21 +86,25 @@ def read_record(path: Path) -> tuple[dict[str, Any], str] | None:  # Any: what J
     """A file's record and the record's own SHA-256; None where there is none.
 
     Raises:
-        DamagedRun: the record is no record, or of a newer version.
+        DamagedRun: the record is no record.
+        NewerFormat: it is of a newer version.
     """
-    try:
-        text = record_path(path).read_bytes()
-        record = json.loads(text)
-    except FileNotFoundError:
+    where = record_path(path)
+    if not os.path.lexists(where):
         return None
-    except (ValueError, OSError) as error:
-        raise DamagedRun(f"{record_path(path)}: not a record ({error})") from error
+    try:
+        text = read_file(where, MOST_OF_A_RECORD)
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedRun(f"{where}: not a record ({str(error) or 'too deep'})") from error
     if not isinstance(record, dict) or record.get("schema") != "prunecli/record":
-        raise DamagedRun(f"{record_path(path)}: not a record")
-    if not isinstance(record.get("version"), int) or record["version"] > RECORD_VERSION:
-        raise DamagedRun(
-            f"{record_path(path)}: made by a newer prunecli (record version {record.get('version')}; "
-            f"this reads {RECORD_VERSION})"
+        raise DamagedRun(f"{where}: not a record")
+    version = record.get("version")
+    if type(version) is not int:
+        raise DamagedRun(f"{where}: not a record (it has no version)")
+    if version > RECORD_VERSION:
+        raise NewerFormat(
+            f"{where}: made by a newer prunecli (record version {version}; this reads {RECORD_VERSION})"
         )
     return record, sha256(text)
 
@@ -97,14 +115,17 @@ def read_sealed(path: Path, record: Mapping[str, Any]) -> bytes:  # Any: what JS
     Raises:
         DamagedRun: the file is missing, or not what the record says.
     """
-    accepted = [record, *([record["previous_file"]] if record.get("previous_file") else [])]
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DamagedRun(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
-    if not any(len(data) == known.get("size") and sha256(data) == known.get("sha256") for known in accepted):
+    data = read_file(path)
+    if not vouches(record, data):
         raise DamagedRun(f"{path}: damaged: its content is not what {record_path(path).name} says")
     return data
+
+
+def vouches(record: object, data: bytes) -> bool:
+    """Whether a record is of these bytes."""
+    if not isinstance(record, Mapping):
+        return False
+    return record.get("size") == len(data) and record.get("sha256") == sha256(data)
 
 
 def sha256(data: bytes) -> str:
@@ -112,16 +133,103 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def read_file(path: Path, most: int = MOST) -> bytes:
+    """A regular file's bytes; no link is followed, no pipe waited for.
+
+    Raises:
+        DamagedRun: it is missing, something else than a file, or larger than `most` bytes.
+        StorageError: it cannot be read.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise _reading_error(path, error) from error
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise DamagedRun(f"{path}: not a regular file")
+        if facts.st_size > most:
+            raise DamagedRun(f"{path}: {facts.st_size:,} bytes, more than the {most:,} that it can have")
+        blocks: list[bytes] = []
+        # Up to the size that was just seen: a file that grows under us is not read for ever.
+        while (left := facts.st_size - sum(map(len, blocks))) and (block := os.read(descriptor, left)):
+            blocks.append(block)
+        return b"".join(blocks)
+    except OSError as error:
+        raise _reading_error(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents.
+    """Make a folder and its parents, so that they survive a power cut.
 
     Raises:
         StorageError: it cannot be made.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(folder)  # noqa: PTH102
+            sync_folder(folder.parent)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder")
     except OSError as error:
-        raise _storage_error(path, error) from error
+        raise storage_error(path, error) from error
+
+
+def remove(path: Path) -> None:
+    """Delete a file that is ours, if it is there.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def set_aside(path: Path, folder: Path) -> str:
+    """Move a file into the quarantine folder, under a name that is free there; gives that name.
+
+    Raises:
+        StorageError: it cannot be moved.
+    """
+    make_folder(folder)
+    number = 0
+    while os.path.lexists(folder / f"{path.name}.{number}"):
+        number += 1
+    try:
+        os.rename(path, folder / f"{path.name}.{number}")  # noqa: PTH104
+        sync_folder(folder)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return f"{path.name}.{number}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed and deleted in a folder survive a power cut."""
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """What a failed write means to a user."""
+    what = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EFBIG: "the file is larger than this process may write (ulimit -f)",
+        errno.EROFS: "the disk is read-only",
+        errno.EEXIST: "is sealed already with other content; another process may be writing this run",
+        errno.EACCES: "permission denied",
+    }.get(error.errno or 0, (error.strerror or str(error)).lower())
+    passing = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return StorageError(f"{path}: {what}; {SAFE}", passing=passing)
 
 
 @contextmanager
@@ -139,27 +247,26 @@ def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
             os.close(descriptor)
         yield temporary
     except OSError as error:
-        raise _storage_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        # What cannot be deleted now is swept at the next start.
+        with suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108
+        raise storage_error(path, error) from error
 
 
-def _storage_error(path: Path, error: OSError) -> StorageError:
-    what = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the disk quota is used up",
-        errno.EROFS: "the disk is read-only",
-        errno.EEXIST: "is sealed already; another process may be writing this run",
-        errno.EACCES: "permission denied",
-    }.get(error.errno or 0, (error.strerror or str(error)).lower())
-    return StorageError(
-        f"{path}: {what}; everything sealed before is safe, and the same command goes on from there"
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _reading_error(path: Path, error: OSError) -> DamagedRun | StorageError:
+    missing = (errno.ENOENT, errno.ENOTDIR)
+    if error.errno in missing:
+        return DamagedRun(f"{path}: no such file")
+    if error.errno == errno.ELOOP:
+        return DamagedRun(f"{path}: a symbolic link, which is not followed")
+    if error.errno == errno.ENXIO:
+        return DamagedRun(f"{path}: not a regular file")
+    return StorageError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}")

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from prunecli.errors import DamagedRun
+from prunecli.errors import DamagedRun, NewerFormat, StorageError
 from prunecli.masks import Masks, Tensors
-from prunecli.state import SavedPoint, State
-from prunecli.store.sealing import make_folder, read_record, read_sealed, record_of, record_path, replace
+from prunecli.state import Midway, Outcomes, SavedPoint, State
+from prunecli.store.inspection import drop_state
+from prunecli.store.sealing import (
+    commit,
+    make_folder,
+    read_file,
+    read_record,
+    read_sealed,
+    record_path,
+    remove,
+    set_aside,
+)
+
+_TRIES = 5
+"""How often a state is written whose folder goes away meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -26,26 +42,51 @@ class States:
         """Where a state lies."""
         return self.folder / prefix / f"seed-{seed}.safetensors"
 
-    def save(self, prefix: str, seed: int, state: State) -> None:
-        """Write a state and its record; one that is there already is the same and stays."""
+    def save(self, prefix: str, seed: int, state: State) -> list[str]:
+        """Seal a state and its record; a whole one that is there stays. Gives what was moved to the quarantine."""
         path = self.path(prefix, seed)
-        if self.load(prefix, seed) is not None:
-            return
-        make_folder(path.parent)
+        found, moved = self.load(prefix, seed)
+        if found is not None:
+            return moved
         data = encode(state)
-        replace(path, data)
-        replace(record_path(path), record_of(data, {"prefix": prefix, "seed": seed}))
+        for _ in range(_TRIES):
+            make_folder(path.parent)
+            try:
+                self._commit(path, data, {"prefix": prefix, "seed": seed})
+                break
+            except StorageError as error:
+                # Another seed's process may have forgotten its state there, and removed the empty folder.
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+        return moved
 
-    def load(self, prefix: str, seed: int) -> State | None:
-        """A state that is whole; None where there is none. A damaged one is as good as none."""
+    def _commit(self, path: Path, data: bytes, facts: Mapping[str, Any]) -> None:  # Any: what JSON holds
+        if os.path.lexists(path) and read_file(path) != data:
+            # No record vouches for it: it was left by a process that died.
+            remove(path)
+        try:
+            commit(path, data, facts)
+        except StorageError:
+            # Another run with this prefix may have been quicker.
+            if self.load(facts["prefix"], facts["seed"])[0] is None:
+                raise
+
+    def load(self, prefix: str, seed: int) -> tuple[State | None, list[str]]:
+        """A state that is whole, or None; what is damaged is moved to the quarantine and named."""
         path = self.path(prefix, seed)
         try:
             found = read_record(path)
-            if found is None or found[0].get("prefix") != prefix or found[0].get("seed") != seed:
-                return None
-            return decode(read_sealed(path, found[0]))
-        except (DamagedRun, SafetensorError, KeyError, ValueError):
-            return None
+            if found is None:
+                return None, []
+            if found[0].get("prefix") != prefix or found[0].get("seed") != seed:
+                raise DamagedRun(f"{record_path(path)}: belongs to another state")
+            return decode(read_sealed(path, found[0]), str(path))[0], []
+        except NewerFormat:
+            raise
+        except DamagedRun as error:
+            there = [one for one in (record_path(path), path) if os.path.lexists(one)]
+            moved = [set_aside(one, path.parent / "quarantine") for one in there]
+            return None, [f"{error}; moved to {path.parent / 'quarantine'}: {', '.join(moved)}"]
 
     def size(self, prefix: str, seed: int) -> int | None:
         """A state's bytes; None where there is none."""
@@ -54,16 +95,13 @@ class States:
 
     def drop(self, prefix: str, seed: int) -> None:
         """Forget a state: its record first, so that no record is left without its file."""
-        path = self.path(prefix, seed)
-        record_path(path).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        if path.parent.is_dir() and not any(path.parent.iterdir()):
-            path.parent.rmdir()
+        drop_state(self.path(prefix, seed))
 
 
-def encode(state: State) -> bytes:
-    """A state as safetensors."""
+def encode(state: State, midway: Midway | None = None) -> bytes:
+    """A state, and the spot inside a level that it is of, as safetensors."""
     tensors: dict[str, Tensor] = {}
+    around = midway.around if midway else {}
     for kind, part in (
         ("weights", state.weights),
         ("buffers", state.buffers),
@@ -71,44 +109,60 @@ def encode(state: State) -> bytes:
         ("optimizer", state.optimizer),
         *((f"point/{name}/weights", point.weights) for name, point in state.points.items()),
         *((f"point/{name}/buffers", point.buffers) for name, point in state.points.items()),
+        *((f"around/{name}", {"loss": seen.loss, "correct": seen.correct}) for name, seen in around.items()),
     ):
         # safetensors refuses tensors that share memory: clone.
         tensors |= {
             f"{kind}/{name}": tensor.detach().cpu().clone().contiguous() for name, tensor in part.items()
         }
-    clocks = {
+    clocks: dict[str, Any] = {  # Any: what JSON holds
         "step": state.step,
         "spent": state.spent,
-        "points": {n: p.step for n, p in state.points.items()},
+        "points": {name: point.step for name, point in state.points.items()},
     }
+    if midway is not None:
+        clocks["midway"] = {"level": midway.level, "stage": midway.stage, "steps": midway.steps}
+        clocks["around"] = sorted(around)
     return save(tensors, metadata={"prunecli": json.dumps(clocks)})
 
 
-def decode(data: bytes) -> State:
-    """The state that `encode` wrote.
+def decode(data: bytes, where: str) -> tuple[State, Midway | None]:
+    """The state that `encode` wrote, and the spot that it is of.
 
     Raises:
-        SafetensorError, KeyError, ValueError: these are not its bytes.
+        DamagedRun: these are not its bytes.
     """
-    tensors = load(data)
-    length = int.from_bytes(data[:8], "little")
-    clocks = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["prunecli"])
+    try:
+        tensors = load(data)
+        length = int.from_bytes(data[:8], "little")
+        clocks = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["prunecli"])
+        return _put_together(tensors, clocks)
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedRun(f"{where}: not a state ({error})") from error
 
-    def part(kind: str) -> Tensors:
-        return {
-            name.removeprefix(f"{kind}/"): t for name, t in tensors.items() if name.startswith(f"{kind}/")
-        }
 
+def _put_together(tensors: Tensors, clocks: Mapping[str, Any]) -> tuple[State, Midway | None]:  # Any: JSON
     points = {
-        name: SavedPoint(part(f"point/{name}/weights"), part(f"point/{name}/buffers"), step)
+        name: SavedPoint(
+            _part(tensors, f"point/{name}/weights"), _part(tensors, f"point/{name}/buffers"), step
+        )
         for name, step in clocks["points"].items()
     }
-    return State(
-        part("weights"),
-        part("buffers"),
-        Masks(part("masks")),
-        part("optimizer"),
+    state = State(
+        _part(tensors, "weights"),
+        _part(tensors, "buffers"),
+        Masks(_part(tensors, "masks")),
+        _part(tensors, "optimizer"),
         clocks["step"],
         clocks["spent"],
         points,
     )
+    if "midway" not in clocks:
+        return state, None
+    around = {name: Outcomes(**_part(tensors, f"around/{name}")) for name in clocks["around"]}
+    return state, Midway(**clocks["midway"], around=around)
+
+
+def _part(tensors: Tensors, kind: str) -> Tensors:
+    start = f"{kind}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Status = Literal["complete", "running", "partial"]
 
+MOST_SEEDS = 10_000
+MOST_LEVELS = 100_001
+LONGEST_NAME = 255
+# Unicode's categories: control, format (bidi and zero-width too), surrogate, line and paragraph separator.
+_NEVER_IN_NAMES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
 
 @dataclass(frozen=True)
 class StoredRun:
@@ -20,7 +27,8 @@ class StoredRun:
 
     `status`: `complete` has a sealed store; `running` is locked by a process at this moment; `partial` is
     neither. `recipe` is the resolved recipe, `total` the number of prunable weights, `notes` what a reader
-    of a table should know, such as a seed that failed.
+    of a table should know, such as a seed that failed. `layers` are the P prunable tensors, `kept` (S, L, P)
+    how many weights each has left; -1 where a seed has no such level yet.
     """
 
     name: str
@@ -35,6 +43,8 @@ class StoredRun:
     units: Mapping[str, str]
     total: int
     notes: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    kept: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -60,3 +70,13 @@ class Header:
     title: str
     encoding: Literal["pruned_at", "packbits"]
     provenance: Mapping[str, str]
+
+
+def is_name(text: str) -> bool:
+    """Whether a store may hold this name: short, visible, one component, as parameters and metrics have them."""
+    return (
+        0 < len(text) <= LONGEST_NAME
+        and "/" not in text
+        and all(text.split("."))
+        and not any(unicodedata.category(character) in _NEVER_IN_NAMES for character in text)
+    )

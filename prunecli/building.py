@@ -1,0 +1,121 @@
+"""What a lab is made of: the model, the labels and splits, the prunable parameters, the manner of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from prunecli.datasets.values import Dataset
+from prunecli.errors import UsageError, suggest
+from prunecli.experiment import Experiment
+from prunecli.labels import check_labels
+from prunecli.models.parameters import prunable_names
+from prunecli.randomness import key
+from prunecli.selections import validation_split
+from prunecli.task import Task
+from prunecli.training import Manner, seed_, seed_python_
+
+TRAINING, VALIDATION, LEFT_OUT = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The training set's labels as used (N,), the source's, which were changed, and each example's split."""
+
+    used: Tensor
+    clean: Tensor
+    split: Tensor
+
+    @property
+    def noisy(self) -> Tensor:
+        """Whether a label was changed (N,)."""
+        return self.used != self.clean
+
+
+MEMORY_FORMATS = {"contiguous": "contiguous_format", "channels_last": "channels_last"}
+
+
+def manner_of(experiment: Experiment) -> Manner:
+    """How an experiment takes its steps."""
+    return Manner(
+        experiment.label_smoothing,
+        experiment.gradient_clipping,
+        torch.bfloat16 if experiment.precision == "bfloat16" else None,
+        getattr(torch, MEMORY_FORMATS[experiment.memory_format]),
+        bool(experiment.own_code),
+    )
+
+
+def make_targets(experiment: Experiment, seed: int, dataset: Dataset) -> Targets:
+    """Labels and splits: validation first, then noise outside it, then what is left out (see the contract)."""
+    clean = dataset.train.labels
+    validation = validation_split(clean, experiment.validation, key("validation", dataset.fingerprint))
+    used = experiment.labels(
+        clean, ~validation, dataset.task.classes, key("labels", seed, dataset.fingerprint)
+    )
+    check_labels(used, dataset.task.classes, f"labels '{experiment.labels.name}'", count=len(clean))
+    chosen = experiment.examples(len(clean))
+    split = torch.where(chosen, TRAINING, LEFT_OUT).to(torch.uint8)
+    split[validation] = VALIDATION
+    if not bool((split == TRAINING).any()):
+        raise UsageError("no training example is left: 'validation' and 'examples' take all of them")
+    return Targets(used, clean, split)
+
+
+def build(experiment: Experiment, task: Task, key: int, device: torch.device) -> nn.Module:
+    """The experiment's model, initialized by the key, on the device.
+
+    Raises:
+        UsageError: the model does not turn such images into such logits.
+    """
+    with torch.random.fork_rng(devices=[]):
+        seed_(torch.device("cpu"), key)
+        if experiment.own_code:
+            seed_python_(key)
+        model: nn.Module = experiment.model(task)
+        if not isinstance(model, nn.Module):
+            raise UsageError(
+                f"{experiment.model.name} returned {type(model).__qualname__}, not a torch.nn.Module"
+            )
+        experiment.initialization(model)
+        _check_shapes(experiment.model.name, model, task)
+    # torch's overloads of `to` know tensors, not modules, for memory formats.
+    return model.to(device, memory_format=getattr(torch, MEMORY_FORMATS[experiment.memory_format]))  # type: ignore[call-overload,no-any-return]
+
+
+@torch.no_grad()
+def _check_shapes(name: str, model: nn.Module, task: Task) -> None:
+    training = model.training
+    try:
+        logits = model.eval()(torch.zeros(2, *task.shape))
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(f"model '{name}' does not take images of {_by(task.shape)}: {first}") from error
+    finally:
+        model.train(training)
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found != (2, task.classes):
+        raise UsageError(
+            f"model '{name}' gives {found} for two images; it should give (2, {task.classes}) logits"
+        )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def chosen_names(experiment: Experiment, model: nn.Module) -> tuple[str, ...]:
+    """The prunable parameters, in the model's order."""
+    parameters = dict(model.named_parameters())
+    include, exclude = experiment.prunable.include, experiment.prunable.exclude
+    names: Sequence[str] = prunable_names(model)
+    if include:
+        names = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in include)]
+    for pattern in (*include, *exclude):
+        if not any(fnmatchcase(name, pattern) for name in parameters):
+            raise UsageError(f"the pattern '{pattern}' matches no parameter{suggest(pattern, parameters)}")
+    return tuple(name for name in names if not any(fnmatchcase(name, pattern) for pattern in exclude))

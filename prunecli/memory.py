@@ -1,0 +1,37 @@
+"""How much memory there is, and a refusal, with numbers, of what would not fit."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from prunecli.errors import OutOfMemory
+
+_CONTROL_GROUPS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+@cache
+def memory() -> int:
+    """Bytes that this process may have: the machine's, or those of its control group where they are fewer."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [path.read_text().strip() for path in _CONTROL_GROUPS if path.is_file()]
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def check_fits(what: str, count: int) -> None:
+    """Raises OutOfMemory where `what` takes more bytes than there are."""
+    if count > memory():
+        raise OutOfMemory(f"{what} takes {in_words(count)}; there are {in_words(memory())} of memory")
+
+
+def in_words(count: float) -> str:
+    """Bytes as people say them: `3.6 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.0f} TB" if count >= 1000 else f"{count:.3g} TB"
