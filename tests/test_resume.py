@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -416,3 +418,20 @@ def test_a_store_that_would_not_hold_its_parts_is_not_written(tmp_path, monkeypa
     (path,) = tmp_path.glob("small-*")
     assert not (path / "store.h5").exists()
     assert len(list((path / "parts" / "seed-0").glob("level-*.h5"))) == 3
+
+
+def test_a_signal_after_the_end_does_not_hide_the_status():
+    """Python gives signals their defaults back while it ends, which takes torch a while."""
+    code = (
+        "import signal\n"
+        "from prunecli.cli.app import main\n"
+        "from prunecli.stopping import SIGNALS\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    assert all(signal.getsignal(number) == signal.SIG_IGN for number in SIGNALS)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

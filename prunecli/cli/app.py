@@ -68,3 +68,7 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+    finally:
+        # The work is over, and its status stands: a signal while Python puts itself away would only hide it.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
