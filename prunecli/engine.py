@@ -152,9 +152,11 @@ def _begin(run: Prepared, recipe: Recipe, settings: Settings, tell: Listener, lo
     if _whole(folder) >= set(seeds):
         # What is complete is only read, and may well be read-only; what was left behind goes if it can.
         if folder.leftovers(seeds) and os.access(folder.path, os.W_OK):
+            folder.refuse_links()
             locks.enter_context(locked(folder.path, lambda message: tell(Said(message))))
             _clear(folder, sorted(folder.stored_seeds()), tell)
     else:
+        folder.refuse_links()
         make_folder(folder.path)
         locks.enter_context(locked(folder.path, lambda message: tell(Said(message))))
         folder.recover()

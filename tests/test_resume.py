@@ -305,11 +305,18 @@ def test_a_log_that_is_a_link_is_not_written_through(stopped, tmp_path):
     assert victim.read_text() == "precious"
 
 
-def test_a_folder_of_a_run_that_is_a_link_is_refused(stopped, tmp_path):
-    (stopped / "parts").rename(tmp_path / "elsewhere")
-    (stopped / "parts").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises((StorageError, DamagedRun), match="symbolic link"):
+@pytest.mark.parametrize("name", [".", "parts", "parts/seed-0", "quarantine"])
+def test_a_folder_of_a_run_that_is_a_link_is_refused(stopped, tmp_path, name):
+    folder, elsewhere = stopped / name, tmp_path / "elsewhere"
+    if folder.exists():
+        folder.rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    folder.symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    with pytest.raises(DamagedRun, match="symbolic link"):
         carried_out(stopped.parent)
+    assert sorted(elsewhere.rglob("*")) == before
 
 
 def test_a_record_of_a_newer_prunecli_stops_and_moves_nothing(run):

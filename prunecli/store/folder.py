@@ -15,7 +15,7 @@ import numpy as np
 from prunecli.errors import DamagedRun, NewerFormat, PrunecliError, StorageError
 from prunecli.store import codec
 from prunecli.store.apart import read_apart
-from prunecli.store.run_file import RUN_VERSION
+from prunecli.store.run_file import RUN_VERSION, check_folders
 from prunecli.store.sealing import (
     commit,
     make_folder,
@@ -245,16 +245,23 @@ class RunFolder:
         )
         replace(self.path / "run.json", (text + "\n").encode())
 
+    def refuse_links(self) -> None:
+        """Make sure that what is written to the run stays in its folder.
+
+        Raises:
+            DamagedRun: it, or a folder in it, is a link to another place.
+        """
+        if self.path.is_symlink():
+            raise DamagedRun(f"{self.path}: a symbolic link, through which no run is written; move it away")
+        check_folders(self.path)
+
     def recover(self) -> None:
         """Make what an earlier process wrote survive a power cut, and remove what it left half-written.
 
         Raises:
-            StorageError: the disk fails, or a folder of the run is a link to another place.
+            StorageError: the disk fails.
         """
         folders = [self.path, self.path / "parts", *sorted((self.path / "parts").glob("seed-*"))]
-        for folder in folders:
-            if folder.is_symlink():
-                raise StorageError(f"{folder}: a symbolic link, which is not followed; move it away")
         try:
             for folder in (self.path.parent, *filter(Path.is_dir, folders)):
                 sync_folder(folder)

@@ -48,6 +48,10 @@ class States:
         found, moved = self.load(prefix, seed)
         if found is not None:
             return moved
+        if path.parent.is_symlink():
+            raise DamagedRun(
+                f"{path.parent}: a symbolic link, through which no state is written; move it away"
+            )
         data = encode(state)
         for _ in range(_TRIES):
             make_folder(path.parent)
