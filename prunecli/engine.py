@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from prunecli.determinism import prepare_workspace
 from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat
+from prunecli.patience import patiently
 from prunecli.placing import Task, side_by_side
 from prunecli.progress import (
     EpochDone,
@@ -64,7 +66,7 @@ def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Fi
         failures: list[dict[int, str]] = [{} for _ in begun]
         waiting = [set(one.missing) for one in begun]
         finished = {
-            n: _end(one, recipe, settings, {}, tell) for n, one in enumerate(begun) if not one.missing
+            n: _end(one, recipe, settings, {}, tell, stop) for n, one in enumerate(begun) if not one.missing
         }
         tasks = [(number, seed) for number, one in enumerate(begun) for seed in one.missing]
         for (number, seed), why in _attempted(prepared, tasks, settings, tell, stop):
@@ -73,7 +75,7 @@ def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Fi
                 failures[number][seed] = why
                 tell(SeedFailed(prepared[number].folder.path.name, seed, why))
             if not waiting[number]:
-                finished[number] = _end(begun[number], recipe, settings, failures[number], tell)
+                finished[number] = _end(begun[number], recipe, settings, failures[number], tell, stop)
     return [finished[number] for number in range(len(begun))]
 
 
@@ -93,7 +95,12 @@ def _check_same_run(recipe: Recipe, prepared: Sequence[Prepared]) -> None:
     results = [override for override in recipe.overrides if not override.startswith("seeds=")]
     if Path(recipe.source).name != "recipe.yaml" or results or not (folder / "run.json").exists():
         return
-    content = read_run_json(folder)
+    try:
+        content = read_run_json(folder)
+    except NewerFormat:
+        raise
+    except DamagedRun:
+        return  # It is set aside when the run goes on.
     if any(run.folder.digest == content.get("recipe_digest") for run in prepared):
         return
     was, now = content.get("dataset_fingerprint"), prepared[0].dataset.fingerprint
@@ -161,6 +168,7 @@ def _begin(run: Prepared, recipe: Recipe, settings: Settings, tell: Listener, lo
         locks.enter_context(locked(folder.path, lambda message: tell(Said(message))))
         folder.recover()
         _set_damaged_store_aside(folder, tell)
+        folder.settle()
     have = folder.stored_seeds()
     begun = _Begun(run, have, tuple(seed for seed in seeds if seed not in have))
     done = sum(min(run.limit, len(folder.chain(seed).parts)) for seed in begun.missing)
@@ -195,20 +203,27 @@ def _set_damaged_store_aside(folder: RunFolder, tell: Listener) -> None:
 
 def _clear(folder: RunFolder, seeds: Sequence[int], tell: Listener) -> None:
     folder.recover()
+    folder.settle()
     moved = folder.tidy(seeds)
     if moved:
         tell(Said(f"{folder.path}: not of this run, moved to quarantine: {', '.join(moved)}"))
 
 
 def _end(
-    begun: _Begun, recipe: Recipe, settings: Settings, failures: Mapping[int, str], tell: Listener
+    begun: _Begun,
+    recipe: Recipe,
+    settings: Settings,
+    failures: Mapping[int, str],
+    tell: Listener,
+    stop: Stop,
 ) -> Finished:
     run = begun.run
     if failures:
         write_run_files(run, recipe, settings, failures, begun.seeds)
     complete = not failures and (run.limit == len(run.foreseen) or not begun.missing)
     if complete and begun.missing:
-        run.folder.merge(begun.missing, header_of(run))
+        merge = partial(run.folder.merge, begun.missing, header_of(run), len(run.foreseen))
+        patiently(merge, settings.patience, stop, lambda message: tell(Said(message)))
         _clear(run.folder, begun.seeds, tell)
     tell(RunDone(run.folder.path.name, run.folder.path, "complete" if complete else "partial"))
     return Finished(run.folder, failures, complete)

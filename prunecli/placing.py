@@ -6,15 +6,15 @@ events come back. Threads a seed are the recipe's, whatever the number of proces
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from threading import Thread
+from multiprocessing.connection import wait as wait_for
+from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,9 +41,10 @@ KILLED = (
     "a process was killed, perhaps for want of memory; everything sealed is safe: give the same command again, with "
     "fewer --workers"
 )
-_PR_SET_PDEATHSIG = 1
+SECONDS_TO_KEEP = 60.0
+"""For a process whose parent is gone, to end its batch and to keep what it was at."""
 
-_stop = Stop()
+_stop, _working = Stop(), Lock()
 _events: SimpleQueue[Event | None] | None = None
 """In a worker process: whether it is asked to stop, and where its events go."""
 _read: dict[str, Prepared] = {}
@@ -66,9 +67,7 @@ def side_by_side(
     reader.start()
     workers = min(settings.workers, len(tasks))
     try:
-        with ProcessPoolExecutor(
-            workers, context, initializer=_begin, initargs=(events, os.getpid())
-        ) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(events,)) as pool:
             futures: dict[Future[str], Task] = {}
             for number, seed in tasks:
                 futures[pool.submit(_carry_out, points[number], seed, settings, work)] = (number, seed)
@@ -117,24 +116,28 @@ def _tell_all(events: SimpleQueue[Event | None], tell: Listener) -> None:
         tell(event)
 
 
-def _begin(events: SimpleQueue[Event | None], parent: int) -> None:
+def _begin(events: SimpleQueue[Event | None]) -> None:
     import prunecli.catalog  # noqa: F401  (registers what recipes name)
 
     for number in LEFT_TO_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop.ask)
-    _end_with(parent)
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_flush_denormal(True)
     global _events  # a process pool hands its workers things in no other way
     _events = events
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel ask this process to stop when its parent dies, which cannot always say so itself."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
+def _end_with_parent() -> None:
+    """Keep what is being done and end, once the parent is gone: it cannot always say so itself."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for([parent.sentinel])
+    _stop.by = _stop.by or signal.SIGTERM.name
+    end = time.monotonic() + SECONDS_TO_KEEP
+    while _working.locked() and time.monotonic() < end:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os._exit(Stopped.status)
 
 
 def _carry_out(point: Point, seed: int, settings: Settings, work: Work) -> str:
@@ -143,4 +146,5 @@ def _carry_out(point: Point, seed: int, settings: Settings, work: Work) -> str:
     if name not in _read:
         _read[name] = prepare_point(point, settings)
     _stop.check()
-    return work(_read[name], seed, settings, _events.put, _stop)
+    with _working:
+        return work(_read[name], seed, settings, _events.put, _stop)

@@ -13,9 +13,12 @@ import torch
 
 from prunecli.building import TRAINING
 from prunecli.determinism import held
-from prunecli.errors import DamagedRun, Diverged, Stopped, StorageError
+from prunecli.errors import Diverged, EnvironmentMissing, Stopped, StorageError
+from prunecli.experiment import digest
 from prunecli.lab import Lab, Watch, make_lab
+from prunecli.masks import Tensors
 from prunecli.measuring import measure
+from prunecli.patience import patiently
 from prunecli.procedure import Level, carry_out, prefix_digest, safe_levels
 from prunecli.progress import EpochDone, EpochSeen, LevelDone, Listener, Said
 from prunecli.runs import Prepared, Settings, header_of
@@ -23,7 +26,7 @@ from prunecli.selections import lacking_classes, lacking_in_words
 from prunecli.state import Midway, Outcomes, State
 from prunecli.stopping import Stop
 from prunecli.store.folder import Chain
-from prunecli.store.sealing import SAFE
+from prunecli.store.sealing import SAFE, record_path
 from prunecli.store.slots import Slots
 from prunecli.store.states import States
 from prunecli.store.values import Measured
@@ -60,7 +63,10 @@ class Seed:
     def carry_out(self) -> None:
         """Go on from what is stored, and seal each level that is not sealed yet."""
         chain = self._chain()
-        self._drop_states(range(len(chain.parts) - 1))
+        sealed = len(chain.parts)
+        for level in {0, sealed - 1, sealed} & set(range(len(self.run.foreseen))):
+            self._states.sweep(self._prefix(level), self.seed)
+        self._drop_states(range(sealed - 1))
         if len(chain.parts) >= self.run.limit:
             return
         lab = make_lab(
@@ -70,7 +76,10 @@ class Seed:
         if lacking := lacking_classes(lab.targets.used, training, classes):
             self._say(f"seed {self.seed}: {lacking_in_words(lacking)}")
         while len(chain.parts) < self.run.limit:
-            chain = self._go_on(chain, lab)
+            before, chain = chain, self._go_on(chain, lab)
+            if len(chain.parts) <= len(before.parts):
+                where = self.run.folder.part(self.seed, len(chain.parts))
+                raise StorageError(f"{where}: does not read back as it was written; the disk may be failing")
 
     @property
     def _states(self) -> States:
@@ -91,6 +100,7 @@ class Seed:
             state, measured, previous = self._reached(level, state, lab, previous, midway, keeper)
             midway = None
             if level.number < len(chain.parts):
+                self._check_agrees(measured)
                 continue
             with _placed(self.seed, level.number, measured.spent):
                 # The state comes first, so that a sealed level always has one to go on from.
@@ -99,9 +109,19 @@ class Seed:
                 self._drop_states([level.number - 1])
             self.tell(self._level_done(measured))
             chain = Chain((*chain.parts, self.run.folder.part(self.seed, level.number)), (*chain.tips, tip))
-            if self.run.folder.part(self.seed, level.number + 1).exists():
+            following = self.run.folder.part(self.seed, level.number + 1)
+            if following.exists() or record_path(following).exists():
                 return self._chain()
         return chain
+
+    def _check_agrees(self, measured: Measured) -> None:
+        """Whether a level that had to be made again, its state being gone, is the one that is sealed."""
+        if not self.run.folder.agrees(measured):
+            raise EnvironmentMissing(
+                f"seed {self.seed}, level {measured.level}: made again it has other numbers than the sealed one, which "
+                f"was made under other conditions (see run.json); nothing is changed: go on with the versions and the "
+                f"machine of then, or move {self.run.folder.path} away to begin anew"
+            )
 
     def _seal(self, measured: Measured, tip: str) -> str:
         return self.run.folder.seal_level(measured, header_of(self.run), tip)
@@ -122,9 +142,23 @@ class Seed:
         for message in damage:
             self._say(message)
         if slot is not None and slot[0].level >= level:
-            _check_fits(slot[1], lab, "a resume slot")
-            return slot[0].level, slot[1].to(lab.device), slot[0]
+            wrong = self._wrong_spot(*slot) or _misfit(slot[1], lab)
+            if not wrong:
+                return slot[0].level, slot[1].to(lab.device), slot[0]
+            moved = ", ".join(self._slots.set_aside())
+            self._say(f"{self._slots.folder}: a resume slot has {wrong}; moved to quarantine: {moved}")
+        if state is not None and (wrong := _misfit(state, lab)):
+            self._say(self._states.set_aside(self._prefix(level - 1), self.seed, f"has {wrong}"))
+            return self._start(chain, lab)
         return level, lab.initial() if state is None else state.to(lab.device), None
+
+    def _wrong_spot(self, midway: Midway, state: State) -> str:
+        levels = [foreseen.level for foreseen in self.run.foreseen]
+        if midway.level >= len(levels) or midway.stage > len(levels[midway.level].stages):
+            return "a spot that the procedure has not"
+        if midway.steps > min(state.step, state.spent):
+            return "more steps taken than its clocks say"
+        return ""
 
     def _latest(self, sealed: int) -> tuple[int, State | None]:
         """The level after the last sealed one whose state is stored, and that state; else level 0."""
@@ -151,9 +185,10 @@ class Seed:
     ) -> tuple[State, Measured, Outcomes]:
         """The level's end: level 0's is read where another recipe of the same prefix has stored it."""
         if level.number == 0 and (shared := self._stored(0)) is not None:
-            _check_fits(shared, lab, "a stored state")
-            state = shared.to(lab.device)
-            return state, *measure(0, state, lab, {})
+            if not (wrong := _misfit(shared, lab)):
+                state = shared.to(lab.device)
+                return state, *measure(0, state, lab, {})
+            self._say(self._states.set_aside(self._prefix(0), self.seed, f"has {wrong}"))
         return carry_out(level, state, lab, previous, midway, keeper)
 
     def _keep_state(self, level: Level, state: State) -> None:
@@ -168,20 +203,12 @@ class Seed:
                 self._states.drop(self._prefix(level), self.seed)
 
     def _prefix(self, level: int) -> str:
-        return prefix_digest(self.run.experiment, self.run.dataset.fingerprint, level)
+        """The name of a state; past the dense training it is the run's own: others drop theirs at their own time."""
+        name = prefix_digest(self.run.experiment, self.run.dataset.fingerprint, level)
+        return name if level == 0 else digest({"prefix": name, "run": self.run.folder.digest})
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """What the work gives; while the disk is full it is tried again, the model being in memory."""
-        for seconds in self.settings.patience:
-            try:
-                return work()
-            except StorageError as error:
-                if not error.passing:
-                    raise
-                self._say(f"{error}; trying again in {seconds:g} s")
-                self.stop.sleep(seconds)
-                self.stop.check()
-        return work()
+        return patiently(work, self.settings.patience, self.stop, self._say)
 
     def _say(self, message: str) -> None:
         self.tell(Said(message))
@@ -249,16 +276,20 @@ def _placed(seed: int, level: int, epoch: float) -> Iterator[None]:
         raise StorageError(message, passing=error.passing) from error
 
 
-def _check_fits(state: State, lab: Lab, what: str) -> None:
-    """Whether a stored state is of this model: its record was honest, its maker may not have been."""
+def _misfit(state: State, lab: Lab) -> str:
+    """What a stored state has that is not this model's: its record was honest, its maker may not have been."""
     own = lab.initial()
-    for part, found, expected in (
-        ("weights", state.weights, own.weights),
-        ("buffers", state.buffers, own.buffers),
-        ("masks", state.masks, own.masks),
-    ):
-        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()}
-        if {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} != shapes:
-            raise DamagedRun(
-                f"seed {lab.seed}: {what} has other {part} than the recipe's model; move it away"
-            )
+    held = {"weights": (state.weights, own.weights), "buffers": (state.buffers, own.buffers)}
+    held["masks"] = (state.masks, own.masks)
+    for name, point in state.points.items():
+        held[f"weights in point '{name}'"] = (point.weights, own.weights)
+        held[f"buffers in point '{name}'"] = (point.buffers, own.buffers)
+    for part, (found, expected) in held.items():
+        if _shapes(found) != _shapes(expected):
+            return f"other {part} than the recipe's model"
+    unknown = {place.partition("/")[2] for place in state.optimizer} - set(own.weights)
+    return f"optimizer slots of '{min(unknown)}', which the recipe's model has not" if unknown else ""
+
+
+def _shapes(tensors: Tensors) -> dict[str, object]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

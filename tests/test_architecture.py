@@ -16,6 +16,7 @@ PACKAGE = ROOT / "prunecli"
 LAYERS = """
     prunecli errors progress randomness task determinism store.values
     stopping
+    patience
     own_code memory
     registry
     experiment

@@ -72,8 +72,8 @@ def test_a_job_is_requeued_when_it_was_stopped_and_only_then(tmp_path, status, r
     command = ["bash", ROOT / "examples/slurm.sbatch", "recipes/imp_lrr.yaml", "--workers", "2"]
     done = subprocess.run(command, env=environment, check=False)
     assert done.returncode == status
-    assert (
-        tmp_path / "asked"
-    ).read_text() == "prunecli prune recipes/imp_lrr.yaml --workers 2 --progress log\n"
+    assert (tmp_path / "asked").read_text() == (
+        "--cpus-per-task=1 prunecli prune recipes/imp_lrr.yaml --workers 2 --progress log\n"
+    )
     told = tmp_path / "told"
     assert (told.read_text() if told.exists() else "") == requeued

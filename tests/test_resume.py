@@ -23,9 +23,10 @@ from prunecli.cli.runs import _waits
 from prunecli.determinism import held
 from prunecli.engine import carry_out_all
 from prunecli.errors import DamagedRun, EnvironmentMissing, Stopped, StorageError, UsageError
+from prunecli.procedure import prefix_digest
 from prunecli.progress import EpochDone, Event, LevelDone, Said
 from prunecli.recipe.load import load, load_text
-from prunecli.runs import Settings, prepare, run_digest
+from prunecli.runs import Settings, header_of, prepare, run_digest
 from prunecli.state import Midway, Outcomes
 from prunecli.stopping import Aborted
 from prunecli.store import codec
@@ -126,13 +127,86 @@ def test_a_slot_of_another_chain_or_run_is_not_gone_on_with(stopped, lab_of):
     assert "belongs to another run" in damage[0]
 
 
-def test_a_slot_of_another_model_is_refused(stopped, lab_of):
+@pytest.mark.parametrize(
+    ("spot", "said_of_it"),
+    [
+        (Midway(1, 99), "a spot that the procedure has not"),
+        (Midway(1, 0, 10**9), "more steps taken than its clocks say"),
+        (Midway(1), "other weights than the recipe's model"),
+    ],
+)
+def test_a_slot_that_does_not_fit_is_set_aside(stopped, whole, lab_of, spot, said_of_it):
     slots = slots_of(stopped)
     (run,) = prepare(recipe(), Settings(runs=stopped.parent))
     tip = run.folder.chain(0).tip
-    slots.keep(Midway(1), lab_of("model={mlp: {hidden: [3]}}").initial(), tip)
-    with pytest.raises(DamagedRun, match="a resume slot has other weights than the recipe's model"):
-        carried_out(stopped.parent)
+    for _ in range(2):
+        slots.keep(spot, lab_of("model={mlp: {hidden: [3]}}").initial(), tip)
+    path, heard = carried_out(stopped.parent)
+    assert f"a resume slot has {said_of_it}; moved to quarantine: " in said(heard)
+    assert (path / "store.h5").read_bytes() == (whole / "store.h5").read_bytes()
+
+
+def test_a_level_that_changed_after_it_was_sealed_is_not_merged(tmp_path, whole):
+    """A disk that loses a byte while the run goes on: what is whole is kept, and the same command mends it."""
+    runs = tmp_path / "runs"
+
+    def spoil(event: Event) -> None:
+        if isinstance(event, LevelDone) and event.level == 2:
+            (part,) = runs.glob("small-*/parts/seed-0/level-01.h5")
+            part.write_bytes(part.read_bytes()[:-1] + b"?")
+
+    with pytest.raises(
+        DamagedRun, match=r"seed 0 has 1 of 3 levels that are whole; the same command makes the others"
+    ):
+        carry_out_all(recipe(), Settings(runs=runs), spoil)
+    path, _ = carried_out(runs)
+    assert (path / "store.h5").read_bytes() == (whole / "store.h5").read_bytes()
+    assert (path / "quarantine" / "level-01.h5.0").exists()
+
+
+def test_a_level_that_cannot_be_made_again_as_it_was_stops_and_keeps_it(tmp_path):
+    """Its state is gone, and what is sealed was made elsewhere: here its numbers are changed, its records honest."""
+    runs = tmp_path / "runs"
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, LevelDone):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out_all(recipe(), Settings(runs=runs), interrupt)
+    shutil.rmtree(runs / ".states")
+    (run,) = prepare(recipe(), Settings(runs=runs))
+    part = run.folder.part(0, 0)
+    found = codec.decode_level(part.read_bytes(), "part")
+    part.unlink()
+    record_path(part).unlink()
+    other = {**found.arrays, "test/loss": found.arrays["test/loss"] + 1}
+    run.folder.seal_level(replace(found, arrays=other), header_of(run), "")
+    with pytest.raises(
+        EnvironmentMissing, match="seed 0, level 0: made again it has other numbers than the sealed one"
+    ):
+        carried_out(runs)
+    assert part.exists()
+
+
+def test_a_strangers_file_among_the_states_is_set_aside(tmp_path):
+    (run,) = prepare(recipe(), Settings(runs=tmp_path))
+    name = prefix_digest(run.experiment, run.dataset.fingerprint, 0)
+    path = tmp_path / ".states" / name / "seed-0.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    _, heard = carried_out(tmp_path)
+    assert (path.parent / "quarantine" / "seed-0.safetensors.0").read_text() == "mine"
+    assert "has no record beside it; moved to" in said(heard)
+
+
+def test_a_record_that_names_two_stores_is_settled(run):
+    store = run / "store.h5"
+    whole_record = record_path(store).read_bytes()
+    record = json.loads(whole_record)
+    record_path(store).write_text(json.dumps({**record, "replaces": None}))
+    carried_out(run.parent)
+    assert record_path(store).read_bytes() == whole_record
 
 
 def test_a_state_reads_back_as_it_was_with_its_spot(lab_of):

@@ -266,7 +266,7 @@ def test_a_file_without_a_record_does_not_exist(run):
 
 def test_merging_gives_the_store_and_tidying_drops_the_parts(run):
     tips = {str(seed): run.chain(seed).tip for seed in range(3)}
-    run.merge([0, 1, 2], HEADER)
+    run.merge([0, 1, 2], HEADER, LEVELS)
     assert run.store.read_bytes() == codec.encode_store(table(), HEADER)
     assert read_record(run.store)[0]["tips"] == tips
     assert run.leftovers([0, 1, 2])
@@ -281,11 +281,11 @@ def test_seeds_added_later_give_the_same_bytes_as_at_once(run):
     for seed in (0, 2):
         (run.path / "kept").mkdir(exist_ok=True)
         run.part(seed, 0).parent.rename(run.path / "kept" / f"seed-{seed}")
-    run.merge([1], HEADER)
+    run.merge([1], HEADER, LEVELS)
     (run.path / "parts").mkdir(exist_ok=True)
     for seed in (0, 2):
         (run.path / "kept" / f"seed-{seed}").rename(run.part(seed, 0).parent)
-    run.merge([0, 2], HEADER)
+    run.merge([0, 2], HEADER, LEVELS)
     assert run.store.read_bytes() == codec.encode_store(table(), HEADER)
 
 
@@ -294,7 +294,7 @@ def test_a_store_that_would_not_read_back_is_not_written(run, monkeypatch):
     decode = codec.decode_store
     monkeypatch.setattr(codec, "decode_store", lambda data, where: decode(data, where)[:LEVELS])
     with pytest.raises(StorageError, match="its parts are kept"):
-        run.merge([0, 1, 2], HEADER)
+        run.merge([0, 1, 2], HEADER, LEVELS)
     monkeypatch.undo()
     assert not run.store.exists()
     assert len(run.chain(2).parts) == LEVELS
@@ -309,7 +309,7 @@ def test_an_observers_name_may_hold_any_words(run):
 
 
 def test_a_store_without_its_record_is_damage_to_everybody(run):
-    run.merge([0, 1, 2], HEADER)
+    run.merge([0, 1, 2], HEADER, LEVELS)
     record_path(run.store).unlink()
     assert standing(run.path).status == "partial"
     assert any("has no record" in problem for problem in problems(run.path))
@@ -322,7 +322,7 @@ def test_every_moment_of_replacing_a_store_is_readable(run, written, monkeypatch
     """The record that comes first names the old file and the new: a crash on either side of the store is harmless."""
     (run.path / "kept").mkdir()
     run.part(2, 0).parent.rename(run.path / "kept" / "seed-2")
-    run.merge([0, 1], HEADER)
+    run.merge([0, 1], HEADER, LEVELS)
     run.tidy([0, 1])
     (run.path / "parts").mkdir()
     (run.path / "kept" / "seed-2").rename(run.part(2, 0).parent)
@@ -339,17 +339,17 @@ def test_every_moment_of_replacing_a_store_is_readable(run, written, monkeypatch
 
     monkeypatch.setattr(folder, "replace", crashing)
     with pytest.raises(KeyboardInterrupt):
-        run.merge([2], HEADER)
+        run.merge([2], HEADER, LEVELS)
     monkeypatch.undo()
     assert read_run(run.path).seeds == (0, 1, 2)
-    run.merge([2], HEADER)
+    run.merge([2], HEADER, LEVELS)
     assert run.store.read_bytes() == codec.encode_store(table(), HEADER)
 
 
 def test_a_run_is_read_from_its_parts_and_from_its_store(run):
     partial = read_run(run.path)
     assert (partial.status, partial.seeds, partial.total) == ("partial", (0, 1, 2), 6010)
-    run.merge([0, 1, 2], HEADER)
+    run.merge([0, 1, 2], HEADER, LEVELS)
     complete = read_run(run.path)
     assert complete.status == "complete"
     for name in complete.metrics:
@@ -389,7 +389,7 @@ def test_damage_is_named_and_the_rest_is_read(run):
     ],
 )
 def test_a_run_that_cannot_be_read_says_why(run, spoil, message):
-    run.merge([0, 1, 2], HEADER)
+    run.merge([0, 1, 2], HEADER, LEVELS)
     spoil(run)
     with pytest.raises(DamagedRun, match=message) as caught:
         read_run(run.path)

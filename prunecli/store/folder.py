@@ -6,18 +6,19 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from prunecli.errors import DamagedRun, NewerFormat, PrunecliError, StorageError
+from prunecli.errors import DamagedRun, NewerFormat, StorageError
 from prunecli.store import codec
-from prunecli.store.apart import read_apart
+from prunecli.store.merging import covers, decoded, same
 from prunecli.store.run_file import RUN_VERSION, check_folders
 from prunecli.store.sealing import (
     commit,
+    holds,
+    keep_entries,
     make_folder,
     read_file,
     read_record,
@@ -107,7 +108,7 @@ class RunFolder:
         path = self.part(measured.seed, measured.level)
         make_folder(path.parent)
         data = codec.encode_level(measured, header)
-        if os.path.lexists(path) and not _holds(path, data):
+        if os.path.lexists(path) and not holds(path, data):
             set_aside(path, self.quarantine)
         facts = {
             "recipe_digest": self.digest,
@@ -176,8 +177,13 @@ class RunFolder:
         found = self.store_content()
         return codec.decode_store(found[1], str(self.store)) if found else []
 
-    def merge(self, seeds: Sequence[int], header: Header) -> None:
-        """Put the seeds' parts and what is stored already into one store, and verify it against them.
+    def agrees(self, measured: Measured) -> bool:
+        """Whether a level that was made again is the one that is sealed."""
+        (found,) = decoded([self.part(measured.seed, measured.level)])
+        return covers(found, measured)
+
+    def merge(self, seeds: Sequence[int], header: Header, count: int) -> None:
+        """Put the seeds' parts, `count` levels each, and what is stored already into one store, and verify it.
 
         Raises:
             StorageError: it cannot be written, or does not read back; the parts are kept.
@@ -189,12 +195,17 @@ class RunFolder:
         sources = [self.store] if before else []
         for seed in sorted(set(seeds) - set(facts["seeds"])):
             chain = self.chain(seed)
+            if chain.damage or len(chain.parts) != count:
+                whole = f"seed {seed} has {len(chain.parts)} of {count} levels that are whole"
+                raise DamagedRun(
+                    f"{chain.damage or self.path}: {whole}; the same command makes the others again"
+                )
             sources += chain.parts
             facts["seeds"] = sorted({*facts["seeds"], seed})
             facts["tips"] = {**facts["tips"], str(seed): chain.tip}
-        levels = _decoded(sources)
+        levels = decoded(sources)
         data = codec.encode_store(levels, header)
-        if not _same(codec.decode_store(data, str(self.store)), levels):
+        if not same(codec.decode_store(data, str(self.store)), levels):
             raise StorageError(f"{self.store}: would not read back as it was made; its parts are kept")
         old = (
             None
@@ -208,9 +219,18 @@ class RunFolder:
             raise StorageError(f"{self.store}: does not read back as it was written; its parts are kept")
         replace(record_path(self.store), record_of(data, facts))
 
+    def settle(self) -> None:
+        """Have the store's record name it alone, where a process died before it could."""
+        found = self.store_content()
+        if found and "replaces" in found[0]:
+            facts = {name: found[0][name] for name in ("recipe_digest", "seeds", "tips")}
+            replace(record_path(self.store), record_of(found[1], facts))
+
     def leftovers(self, seeds: Sequence[int]) -> list[Path]:
         """What the work on these seeds, or a process that was killed, left behind."""
+        found = self.store_content()
         behind = [
+            *([record_path(self.store)] if found and "replaces" in found[0] else []),
             *self.path.glob(".tmp-*"),
             *(folder for seed in seeds if _is_folder(folder := self.seed_folder(seed))),
         ]
@@ -224,7 +244,7 @@ class RunFolder:
         """
         moved = []
         # The store's name has to survive a power cut before what it was made from goes.
-        sync_folder(self.path)
+        keep_entries(self.path)
         for folder in filter(_is_folder, map(self.seed_folder, seeds)):
             # A record goes before its file, and the last level before the first: what is left is a chain.
             for path in sorted(folder.iterdir(), key=lambda path: path.name, reverse=True):
@@ -265,6 +285,10 @@ class RunFolder:
         try:
             for folder in (self.path.parent, *filter(Path.is_dir, folders)):
                 sync_folder(folder)
+            for folder in self.path.absolute().parent.parents:
+                # A process may have died between making a folder and syncing the one above.
+                with suppress(PermissionError):
+                    sync_folder(folder)
         except OSError as error:
             raise storage_error(self.path, error) from error
         for folder in filter(Path.is_dir, folders):
@@ -284,30 +308,6 @@ def _remove_folder(folder: Path) -> None:
         raise storage_error(folder, error) from error
 
 
-def _decoded(sources: Sequence[Path]) -> list[Measured]:
-    """The levels of stores and parts, read in a process of its own: a stranger may have made them."""
-    levels: list[Measured] = []
-    for found in read_apart(sources, _levels_in):
-        if isinstance(found, PrunecliError):
-            raise found
-        levels += found
-    return levels
-
-
-def _levels_in(path: Path) -> list[Measured]:
-    data = read_file(path)
-    if path.name == "store.h5":
-        return codec.decode_store(data, str(path))
-    return [codec.decode_level(data, str(path))]
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return read_file(path) == data
-    except DamagedRun:
-        return False
-
-
 def _checked(facts: dict[str, Any], where: Path) -> dict[str, Any]:  # Any: what JSON holds
     """The facts of a store's record, of the types that we write."""
     seeds, tips = facts.get("seeds"), facts.get("tips", {})
@@ -316,29 +316,3 @@ def _checked(facts: dict[str, Any], where: Path) -> dict[str, Any]:  # Any: what
     if not isinstance(tips, dict):
         raise DamagedRun(f"{where}: not the record of a store")
     return {**facts, "tips": tips}
-
-
-def _same(found: Sequence[Measured], levels: Sequence[Measured]) -> bool:
-    """Whether the levels found hold all that these hold; a store fills up what only other levels have."""
-    by_place = {(one.seed, one.level): one for one in found}
-    return len(found) == len(levels) and all(
-        (one.seed, one.level) in by_place and _covers(by_place[one.seed, one.level], one) for one in levels
-    )
-
-
-def _covers(found: Measured, level: Measured) -> bool:
-    numbers = (found.density, found.spent) == (level.density, level.spent)
-    masks = found.masks.keys() == level.masks.keys() and all(
-        np.array_equal(found.masks[name], mask) for name, mask in level.masks.items()
-    )
-    return (
-        numbers
-        and masks
-        and all(_equal(found.arrays.get(place), array) for place, array in level.arrays.items())
-    )
-
-
-def _equal(found: Any, array: Any) -> bool:  # Any: the types that the contract gives each place
-    if found is None or found.shape != array.shape:
-        return False
-    return bool(np.array_equal(found, array, equal_nan=array.dtype.kind == "f"))

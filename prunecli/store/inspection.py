@@ -146,6 +146,8 @@ def drop_states(states: Sequence[StoredState]) -> None:
         StorageError: one cannot be deleted.
     """
     for state in states:
+        if state.path.parent.parent.is_symlink():
+            raise DamagedRun(f"{state.path.parent.parent}: a symbolic link, through which nothing is deleted")
         drop_state(state.path)
 
 

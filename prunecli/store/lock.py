@@ -14,7 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,15 @@ def locked(folder: Path, tell: Callable[[str], None] = lambda _message: None) ->
     try:
         _take(descriptor, folder, tell)
         holder = {"process": os.getpid(), "host": socket.gethostname(), "boot": _boot()}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, (json.dumps(holder) + "\n").encode(), 0)
+        # It only helps whoever finds the lock taken: where the disk is full, the lock holds all the same.
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, (json.dumps(holder) + "\n").encode(), 0)
         yield
     finally:
-        os.close(descriptor)
+        # Some file systems tell only now that the disk is full.
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def is_locked(folder: Path) -> bool:

@@ -162,6 +162,14 @@ def read_file(path: Path, most: int = MOST) -> bytes:
         os.close(descriptor)
 
 
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a file is of these bytes."""
+    try:
+        return read_file(path) == data
+    except DamagedRun:
+        return False
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents, so that they survive a power cut.
 
@@ -216,6 +224,18 @@ def set_aside(path: Path, folder: Path) -> str:
 def sync_folder(folder: Path) -> None:
     """Make what was created, renamed and deleted in a folder survive a power cut."""
     _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def keep_entries(folder: Path) -> None:
+    """As `sync_folder`.
+
+    Raises:
+        StorageError: the disk fails.
+    """
+    try:
+        sync_folder(folder)
+    except OSError as error:
+        raise storage_error(folder, error) from error
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prunecli.errors import DamagedRun, NewerFormat
 from prunecli.state import Midway, State
 from prunecli.store.sealing import (
+    keep_entries,
     make_folder,
     read_record,
     read_sealed,
@@ -17,7 +19,6 @@ from prunecli.store.sealing import (
     remove,
     replace,
     set_aside,
-    sync_folder,
 )
 from prunecli.store.states import decode, encode
 
@@ -46,7 +47,7 @@ class Slots:
         make_folder(self.folder)
         if numbers[path]:
             remove(record_path(path))
-            sync_folder(self.folder)
+            keep_entries(self.folder)
         replace(path, data)
         facts = {"recipe_digest": self.digest, "previous": tip, "number": 1 + max(numbers.values())}
         replace(record_path(path), record_of(data, facts))
@@ -71,15 +72,19 @@ class Slots:
             except NewerFormat:
                 raise
             except DamagedRun as error:
-                there = [one for one in (record_path(path), path) if os.path.lexists(one)]
-                moved = [set_aside(one, self.folder.parent.parent / "quarantine") for one in there]
-                damage.append(f"{error}; moved to quarantine: {', '.join(moved)}")
+                damage.append(f"{error}; moved to quarantine: {', '.join(self.set_aside([path]))}")
                 continue
             before = ("", *tips)
             if midway.level < len(before) and record[0].get("previous") == before[midway.level]:
                 found.append((self._number(path), midway, state))
         newest = max(found, key=lambda one: one[0], default=None)
         return (newest[1:] if newest else None), damage
+
+    def set_aside(self, paths: Sequence[Path] = ()) -> list[str]:
+        """Move slots, or all of them, to the run's quarantine; gives the names they have there."""
+        quarantine = self.folder.parent.parent / "quarantine"
+        there = [one for path in paths or self.paths for one in (record_path(path), path)]
+        return [set_aside(one, quarantine) for one in there if os.path.lexists(one)]
 
     def _number(self, path: Path) -> int:
         """A slot's place in the row of all that were written; 0 where no record vouches for it."""

@@ -19,8 +19,9 @@ from prunecli.state import Midway, Outcomes, SavedPoint, State
 from prunecli.store.inspection import drop_state
 from prunecli.store.sealing import (
     commit,
+    holds,
+    keep_entries,
     make_folder,
-    read_file,
     read_record,
     read_sealed,
     record_path,
@@ -56,7 +57,7 @@ class States:
         for _ in range(_TRIES):
             make_folder(path.parent)
             try:
-                self._commit(path, data, {"prefix": prefix, "seed": seed})
+                moved += self._commit(path, data, {"prefix": prefix, "seed": seed})
                 break
             except StorageError as error:
                 # Another seed's process may have forgotten its state there, and removed the empty folder.
@@ -64,16 +65,18 @@ class States:
                     raise
         return moved
 
-    def _commit(self, path: Path, data: bytes, facts: Mapping[str, Any]) -> None:  # Any: what JSON holds
-        if os.path.lexists(path) and read_file(path) != data:
-            # No record vouches for it: it was left by a process that died.
-            remove(path)
+    def _commit(self, path: Path, data: bytes, facts: Mapping[str, Any]) -> list[str]:  # Any: what JSON holds
+        moved = []
+        if os.path.lexists(path) and not holds(path, data):
+            name = set_aside(path, path.parent / "quarantine")
+            moved = [f"{path}: has no record beside it; moved to {path.parent / 'quarantine'}: {name}"]
         try:
             commit(path, data, facts)
         except StorageError:
             # Another run with this prefix may have been quicker.
             if self.load(facts["prefix"], facts["seed"])[0] is None:
                 raise
+        return moved
 
     def load(self, prefix: str, seed: int) -> tuple[State | None, list[str]]:
         """A state that is whole, or None; what is damaged is moved to the quarantine and named."""
@@ -88,9 +91,23 @@ class States:
         except NewerFormat:
             raise
         except DamagedRun as error:
-            there = [one for one in (record_path(path), path) if os.path.lexists(one)]
-            moved = [set_aside(one, path.parent / "quarantine") for one in there]
-            return None, [f"{error}; moved to {path.parent / 'quarantine'}: {', '.join(moved)}"]
+            return None, [self.set_aside(prefix, seed, str(error))]
+
+    def set_aside(self, prefix: str, seed: int, why: str) -> str:
+        """Move a state to the quarantine in its folder; gives what to say of it."""
+        path = self.path(prefix, seed)
+        there = [one for one in (record_path(path), path) if os.path.lexists(one)]
+        moved = ", ".join(set_aside(one, path.parent / "quarantine") for one in there)
+        where = "" if str(path) in why else f"{path}: "
+        return f"{where}{why}; moved to {path.parent / 'quarantine'}: {moved}"
+
+    def sweep(self, prefix: str, seed: int) -> None:
+        """Remove what a process that was killed left half-written; one that is alive writes its file anew."""
+        path = self.path(prefix, seed)
+        if self.folder.is_dir():
+            keep_entries(self.folder)
+        for left in path.parent.glob(f".tmp-{path.name}*"):
+            remove(left)
 
     def size(self, prefix: str, seed: int) -> int | None:
         """A state's bytes; None where there is none."""
@@ -146,6 +163,14 @@ def decode(data: bytes, where: str) -> tuple[State, Midway | None]:
 
 
 def _put_together(tensors: Tensors, clocks: Mapping[str, Any]) -> tuple[State, Midway | None]:  # Any: JSON
+    numbers = [
+        clocks["step"],
+        clocks["spent"],
+        *clocks["points"].values(),
+        *clocks.get("midway", {}).values(),
+    ]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("its clocks are no numbers")
     points = {
         name: SavedPoint(
             _part(tensors, f"point/{name}/weights"), _part(tensors, f"point/{name}/buffers"), step

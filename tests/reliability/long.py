@@ -30,8 +30,8 @@ ABOUT = {
     "or not). Nothing acknowledged may be missing, and a sample goes on to the end.",
     "test_r02_kill_loop": "A run is killed at random times (85% SIGKILL, 15% SIGTERM) and started again until it is complete; "
     "the folder is then compared with that of an undisturbed run, byte for byte.",
-    "test_r03_failing_calls": "Each file operation of a run fails once with each error: the message, the exit status, what was "
-    "sealed before, and what the next start comes to.",
+    "test_r03_failing_calls": "Each kind of file operation of a run fails once with each error, and drawn cases beside: the "
+    "message, the exit status, what was sealed before, and what the next start comes to.",
     "test_r04_full_disk": "A disk that is really full, and a limit on the size of files.",
     "test_r05_bit_exact": "A run is stopped at every moment at which it can be, and goes on to the same bytes; each piece of "
     "what it goes on from is left out or altered in turn, and each must show.",

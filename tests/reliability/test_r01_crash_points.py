@@ -21,6 +21,8 @@ from scale import SHORT, Figures, Scale
 from small_run import acknowledging, carry_out, difference, environment, undisturbed
 
 NAME = "R1 crash points"
+MOST_OF_A_KIND = 30
+"""Crashes that are remembered, to be gone on from, of each kind of operation and model."""
 
 
 def starts(scale: Scale) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -46,8 +48,10 @@ def check(scale: Scale, folder: Path) -> Figures:
         found = faults(place.hold(crash.tree) / "runs", crash.said, expected, readers=readers)
         assert not found, f"{told(crash, ops, scale)}: {'; '.join(found)}"
         counts[crash.model] += 1
-        kept.setdefault(f"{crash.model} {role(ops[crash.index - 1])}", []).append(crash)
-    sample = sampled(kept, scale.of(25, 3000), scale.seed)
+        keep_some(
+            kept.setdefault(f"{crash.model} {role(ops[crash.index - 1])}", []), crash, counts.total(), scale
+        )
+    sample = sampled(kept, scale.of(25, 2000), scale.seed)
     for number, crash in enumerate(sample):
         gone_on(folder / f"resumed-{number}", crash, ops, expected, scale)
     both = sum(
@@ -92,7 +96,7 @@ def moments(ops: Sequence[Op], scale: Scale) -> set[int]:
             chosen.add(moment)
             continue
         seed = re.sub(r".*(seed-\d+).*", r"\1", op.path)
-        if scale.of(0, 1) or written[seed] < 3:
+        if scale.of(0, 1) or written[seed] < 2:
             chosen.add(moment)
         written[seed] += op.kind == "rename" and op.other.endswith(".json")
     return chosen
@@ -103,14 +107,23 @@ def seen_by_readers(path: str) -> bool:
     return not path.startswith("runs/.states") and "/slot-" not in path and "/.tmp-" not in path
 
 
+def keep_some(crashes_of_a_kind: list[Crash], crash: Crash, number: int, scale: Scale) -> None:
+    """Keep the crash, or let it take the place of one when there are many of its kind."""
+    if len(crashes_of_a_kind) < MOST_OF_A_KIND:
+        crashes_of_a_kind.append(crash)
+    elif (place := random.Random(f"{scale.seed} {number}").randrange(2 * MOST_OF_A_KIND)) < MOST_OF_A_KIND:
+        crashes_of_a_kind[place] = crash
+
+
 def sampled(kept: dict[str, list[Crash]], count: int, seed: int) -> list[Crash]:
-    """Crashes of as many kinds as possible, then more of each kind, drawn."""
+    """Every kill after one of the run's own files was replaced, and drawn crashes of as many kinds as possible."""
     rng = random.Random(seed)
+    turns = [kind for kind in kept if re.fullmatch(r"kill rename runs/[^/]+/[^/]+", kind)]
+    chosen = [crash for kind in turns for crash in kept.pop(kind)]
     for crashes_of_a_kind in kept.values():
         rng.shuffle(crashes_of_a_kind)
     kinds = list(kept)
     rng.shuffle(kinds)
-    chosen: list[Crash] = []
     while len(chosen) < count and any(kept.values()):
         chosen += [kept[kind].pop() for kind in kinds if kept[kind]]
     return chosen[:count]
@@ -135,7 +148,7 @@ def kills(ops: Sequence[Op], scale: Scale) -> list[int]:
     firsts = [rng.choice(some) for some in kinds.values()]
     rng.shuffle(firsts)
     everything = [moment for some in kinds.values() for moment in some]
-    return sorted(everything) if scale.of(0, 1) else sorted(firsts[:6])
+    return sorted(everything) if scale.of(0, 1) else sorted(firsts[:4])
 
 
 def cut_after_kill(folder: Path, moment: int, expected: Undisturbed, place: Place, scale: Scale) -> int:

@@ -1,0 +1,58 @@
+"""Levels read back from parts and stores that a stranger may have made, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunecli.errors import PrunecliError
+from prunecli.store import codec
+from prunecli.store.apart import read_apart
+from prunecli.store.sealing import read_file
+from prunecli.store.values import Measured
+
+
+def decoded(sources: Sequence[Path]) -> list[Measured]:
+    """The levels of stores and parts, read in a process of its own: a stranger may have made them."""
+    levels: list[Measured] = []
+    for found in read_apart(sources, _levels_in):
+        if isinstance(found, PrunecliError):
+            raise found
+        levels += found
+    return levels
+
+
+def _levels_in(path: Path) -> list[Measured]:
+    data = read_file(path)
+    if path.name == "store.h5":
+        return codec.decode_store(data, str(path))
+    return [codec.decode_level(data, str(path))]
+
+
+def same(found: Sequence[Measured], levels: Sequence[Measured]) -> bool:
+    """Whether the levels found hold all that these hold; a store fills up what only other levels have."""
+    by_place = {(one.seed, one.level): one for one in found}
+    return len(found) == len(levels) and all(
+        (one.seed, one.level) in by_place and covers(by_place[one.seed, one.level], one) for one in levels
+    )
+
+
+def covers(found: Measured, level: Measured) -> bool:
+    numbers = (found.density, found.spent) == (level.density, level.spent)
+    masks = found.masks.keys() == level.masks.keys() and all(
+        np.array_equal(found.masks[name], mask) for name, mask in level.masks.items()
+    )
+    return (
+        numbers
+        and masks
+        and all(_equal(found.arrays.get(place), array) for place, array in level.arrays.items())
+    )
+
+
+def _equal(found: Any, array: Any) -> bool:  # Any: the types that the contract gives each place
+    if found is None or found.shape != array.shape:
+        return False
+    return bool(np.array_equal(found, array, equal_nan=array.dtype.kind == "f"))
