@@ -82,19 +82,20 @@ def _opened(path: Path, flags: int) -> int:
 
 
 def _take(descriptor: int, folder: Path, tell: Callable[[str], None]) -> None:
-    begun, end = time.monotonic(), 0.0
+    begun, told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
             holder = _holder(descriptor)
-            if not end:
-                dead = _is_dead(holder)
-                end = begun + (PATIENCE if dead else MOMENT)
-                if dead:
-                    tell(f"{folder}: {_named(holder)} has died; waiting for what it started to end")
-            if time.monotonic() > end:
+            dead = _is_dead(holder)
+            if dead and not told:
+                told = True
+                tell(f"{folder}: {_named(holder)} has died; waiting for what it started to end")
+            # One that has just taken the lock may not have written its name yet.
+            patience = PATIENCE if dead else MOMENT if holder else 10 * MOMENT
+            if time.monotonic() > begun + patience:
                 raise Stopped(
                     f"{folder}: being written by {_named(holder)}; wait for it, or stop it first"
                 ) from error
