@@ -13,6 +13,7 @@ from typing import Any
 
 from prunecli.errors import DamagedRun, NewerFormat, StorageError
 from prunecli.store import codec
+from prunecli.store.layout import PART_LIMIT
 from prunecli.store.merging import covers, decoded, same
 from prunecli.store.run_file import RUN_VERSION, check_folders
 from prunecli.store.sealing import (
@@ -96,7 +97,7 @@ class RunFolder:
                 expected = {"recipe_digest": self.digest, "previous": chain.tip, "seed": seed}
                 if any(record.get(name) != value for name, value in expected.items()):
                     raise DamagedRun(f"{record_path(path)}: belongs to another run or another chain")
-                read_sealed(path, record)
+                read_sealed(path, record, 2 * PART_LIMIT)
             except NewerFormat:
                 raise
             except DamagedRun as error:

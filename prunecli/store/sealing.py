@@ -21,8 +21,8 @@ from typing import Any
 from prunecli.errors import DamagedRun, NewerFormat, StorageError
 
 RECORD_VERSION = 1
-MOST = 4 * 2**30
-"""Bytes that a file of a run has at most; a record has far fewer."""
+MOST, MOST_OF_A_STATE = 4 * 2**30, 256 * 2**30
+"""Bytes that a file of a run has at most; a state may have more, and a record has far fewer."""
 MOST_OF_A_RECORD = 2**20
 SAFE = "everything sealed before is safe, and the same command goes on from there"
 
@@ -109,13 +109,13 @@ def read_record(path: Path) -> tuple[dict[str, Any], str] | None:  # Any: what J
     return record, sha256(text)
 
 
-def read_sealed(path: Path, record: Mapping[str, Any]) -> bytes:  # Any: what JSON holds
+def read_sealed(path: Path, record: Mapping[str, Any], most: int = MOST) -> bytes:  # Any: what JSON holds
     """A file's bytes, checked against its record before anyone parses them.
 
     Raises:
         DamagedRun: the file is missing, or not what the record says.
     """
-    data = read_file(path)
+    data = read_file(path, most)
     if not vouches(record, data):
         raise DamagedRun(f"{path}: damaged: its content is not what {record_path(path).name} says")
     return data

@@ -10,6 +10,7 @@ from pathlib import Path
 from prunecli.errors import DamagedRun, NewerFormat
 from prunecli.state import Midway, State
 from prunecli.store.sealing import (
+    MOST_OF_A_STATE,
     keep_entries,
     make_folder,
     read_record,
@@ -66,7 +67,7 @@ class Slots:
                     continue
                 if record[0].get("recipe_digest") != self.digest:
                     raise DamagedRun(f"{record_path(path)}: belongs to another run")
-                state, midway = decode(read_sealed(path, record[0]), str(path))
+                state, midway = decode(read_sealed(path, record[0], MOST_OF_A_STATE), str(path))
                 if midway is None:
                     raise DamagedRun(f"{path}: not a resume slot")
             except NewerFormat:

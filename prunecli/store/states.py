@@ -18,6 +18,7 @@ from prunecli.masks import Masks, Tensors
 from prunecli.state import Midway, Outcomes, SavedPoint, State
 from prunecli.store.inspection import drop_state
 from prunecli.store.sealing import (
+    MOST_OF_A_STATE,
     commit,
     holds,
     keep_entries,
@@ -87,7 +88,7 @@ class States:
                 return None, []
             if found[0].get("prefix") != prefix or found[0].get("seed") != seed:
                 raise DamagedRun(f"{record_path(path)}: belongs to another state")
-            return decode(read_sealed(path, found[0]), str(path))[0], []
+            return decode(read_sealed(path, found[0], MOST_OF_A_STATE), str(path))[0], []
         except NewerFormat:
             raise
         except DamagedRun as error:
