@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -198,6 +199,35 @@ def test_a_strangers_file_among_the_states_is_set_aside(tmp_path):
     _, heard = carried_out(tmp_path)
     assert (path.parent / "quarantine" / "seed-0.safetensors.0").read_text() == "mine"
     assert "has no record beside it; moved to" in said(heard)
+
+
+def test_a_disk_that_is_full_at_the_merge_is_waited_for(tmp_path, whole, monkeypatch):
+    replace_file, failed = os.replace, []
+
+    def full(source, target):
+        if Path(target).name == "store.h5" and not failed:
+            failed.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    path, heard = carried_out(tmp_path, patience=(0.0,))
+    assert "store.h5: the disk is full; " in said(heard)
+    assert "trying again in 0 s" in said(heard)
+    assert (path / "store.h5").read_bytes() == (whole / "store.h5").read_bytes()
+
+
+def test_nothing_is_written_or_deleted_through_a_linked_folder_of_states(tmp_path):
+    (run,) = prepare(recipe(), Settings(runs=tmp_path))
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / ".tmp-seed-0.safetensors-1-ab").write_text("precious")
+    (tmp_path / ".states").mkdir()
+    name = prefix_digest(run.experiment, run.dataset.fingerprint, 0)
+    (tmp_path / ".states" / name).symlink_to(victim)
+    with pytest.raises(DamagedRun, match="a symbolic link, which is not followed"):
+        carried_out(tmp_path)
+    assert [path.name for path in victim.iterdir()] == [".tmp-seed-0.safetensors-1-ab"]
 
 
 def test_a_record_that_names_two_stores_is_settled(run):

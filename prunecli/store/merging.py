@@ -41,6 +41,7 @@ def same(found: Sequence[Measured], levels: Sequence[Measured]) -> bool:
 
 
 def covers(found: Measured, level: Measured) -> bool:
+    """Whether the level found holds all that the other holds; what it has beside that does not count."""
     numbers = (found.density, found.spent) == (level.density, level.spent)
     masks = found.masks.keys() == level.masks.keys() and all(
         np.array_equal(found.masks[name], mask) for name, mask in level.masks.items()

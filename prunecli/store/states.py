@@ -41,8 +41,15 @@ class States:
     folder: Path
 
     def path(self, prefix: str, seed: int) -> Path:
-        """Where a state lies."""
-        return self.folder / prefix / f"seed-{seed}.safetensors"
+        """Where a state lies.
+
+        Raises:
+            DamagedRun: its folder is a link to another place.
+        """
+        folder = self.folder / prefix
+        if folder.is_symlink():
+            raise DamagedRun(f"{folder}: a symbolic link, which is not followed; move it away")
+        return folder / f"seed-{seed}.safetensors"
 
     def save(self, prefix: str, seed: int, state: State) -> list[str]:
         """Seal a state and its record; a whole one that is there stays. Gives what was moved to the quarantine."""
@@ -50,10 +57,6 @@ class States:
         found, moved = self.load(prefix, seed)
         if found is not None:
             return moved
-        if path.parent.is_symlink():
-            raise DamagedRun(
-                f"{path.parent}: a symbolic link, through which no state is written; move it away"
-            )
         data = encode(state)
         for _ in range(_TRIES):
             make_folder(path.parent)
