@@ -16,10 +16,10 @@ from prunecli.estimate import measure_cost
 from prunecli.experiment import Experiment
 from prunecli.lab import Lab
 from prunecli.models.parameters import check_batches
-from prunecli.procedure import Foreseen, check_fits, foresee, prefix_digest
+from prunecli.procedure import Foreseen, check_fits, foresee
 from prunecli.recipe.load import Point, Recipe
 from prunecli.registry import Choice
-from prunecli.runs import Settings, fitting_lab, folder_of, levels_of, load_dataset
+from prunecli.runs import Settings, dense_state, fitting_lab, folder_of, levels_of, load_dataset
 from prunecli.selections import lacking_classes
 from prunecli.store.states import States
 from prunecli.task import Task
@@ -194,7 +194,7 @@ def _reused(
     folder = folder_of(point, dataset.fingerprint, settings.runs)
     stored = folder.stored_seeds()
     states = States(settings.runs / ".states")
-    dense = prefix_digest(point.experiment, dataset.fingerprint, 0)
+    dense = dense_state(point.experiment, dataset.fingerprint, settings)
     reused = []
     for seed in point.experiment.seeds:
         sealed = len(levels) if seed in stored else len(folder.chain(seed).parts)

@@ -23,7 +23,7 @@ from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, Storage
 from prunecli.experiment import Experiment, digest
 from prunecli.lab import Lab, make_lab
 from prunecli.models.parameters import check_batches
-from prunecli.procedure import Foreseen, check_fits, dense_end, foresee
+from prunecli.procedure import Foreseen, check_fits, dense_end, foresee, prefix_digest
 from prunecli.recipe.load import Point, Recipe, dump
 from prunecli.registry import Choice
 from prunecli.store.codec import FORMAT_VERSION, MAX_PRUNED_AT
@@ -236,7 +236,7 @@ def write_run_files(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     path = run.folder.path
     before, said = _run_before(run)
-    conditions = conditions_of(run, settings)
+    conditions = conditions_of(run.experiment, settings)
     how = {**conditions, "source": recipe.source, "overrides": list(recipe.overrides)}
     resumes = before.get("resumes", [])
     if before and not failures:
@@ -269,7 +269,13 @@ def write_run_files(
     return said
 
 
-def conditions_of(run: Prepared, settings: Settings) -> dict[str, Any]:  # Any: JSON
+def dense_state(experiment: Experiment, fingerprint: str, settings: Settings) -> str:
+    """Names the state at the end of the dense training, which recipes of equal beginnings and conditions share."""
+    prefix = prefix_digest(experiment, fingerprint, 0)
+    return digest({"prefix": prefix, "conditions": conditions_of(experiment, settings)})
+
+
+def conditions_of(experiment: Experiment, settings: Settings) -> dict[str, Any]:  # Any: JSON
     """What equal bytes need to be equal, beside the recipe: versions, device, instruction set, threads."""
     device = (
         torch.cuda.get_device_name(settings.device)
@@ -280,8 +286,8 @@ def conditions_of(run: Prepared, settings: Settings) -> dict[str, Any]:  # Any: 
         "versions": versions(),
         "device": f"{settings.device.type} {device}".strip(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": run.experiment.threads,
-        "determinism": run.experiment.determinism,
+        "threads": experiment.threads,
+        "determinism": experiment.determinism,
     }
 
 

@@ -21,7 +21,7 @@ from prunecli.measuring import measure
 from prunecli.patience import patiently
 from prunecli.procedure import Level, carry_out, prefix_digest, safe_levels
 from prunecli.progress import EpochDone, EpochSeen, LevelDone, Listener, Said
-from prunecli.runs import Prepared, Settings, header_of
+from prunecli.runs import Prepared, Settings, dense_state, header_of
 from prunecli.selections import lacking_classes, lacking_in_words
 from prunecli.state import Midway, Outcomes, State
 from prunecli.stopping import Stop
@@ -124,7 +124,8 @@ class Seed:
             )
 
     def _seal(self, measured: Measured, tip: str) -> str:
-        return self.run.folder.seal_level(measured, header_of(self.run), tip)
+        dense = "" if measured.level else self._prefix(0)
+        return self.run.folder.seal_level(measured, header_of(self.run), tip, dense)
 
     def _chain(self) -> Chain:
         """The seed's sealed levels; a level that is damaged is moved to the quarantine, and named."""
@@ -204,8 +205,11 @@ class Seed:
 
     def _prefix(self, level: int) -> str:
         """The name of a state; past the dense training it is the run's own: others drop theirs at their own time."""
-        name = prefix_digest(self.run.experiment, self.run.dataset.fingerprint, level)
-        return name if level == 0 else digest({"prefix": name, "run": self.run.folder.digest})
+        experiment, fingerprint = self.run.experiment, self.run.dataset.fingerprint
+        if level == 0:
+            sealed = self.run.folder.dense_state(self.seed)
+            return sealed or dense_state(experiment, fingerprint, self.settings)
+        return digest({"prefix": prefix_digest(experiment, fingerprint, level), "run": self.run.folder.digest})
 
     def _patiently(self, work: Callable[[], T]) -> T:
         return patiently(work, self.settings.patience, self.stop, self._say)

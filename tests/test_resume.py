@@ -24,10 +24,9 @@ from prunecli.cli.runs import _waits
 from prunecli.determinism import held
 from prunecli.engine import carry_out_all
 from prunecli.errors import DamagedRun, EnvironmentMissing, Stopped, StorageError, UsageError
-from prunecli.procedure import prefix_digest
 from prunecli.progress import EpochDone, Event, LevelDone, Said
 from prunecli.recipe.load import load, load_text
-from prunecli.runs import Settings, header_of, prepare, run_digest
+from prunecli.runs import Settings, dense_state, header_of, prepare, run_digest
 from prunecli.state import Midway, Outcomes
 from prunecli.stopping import Aborted
 from prunecli.store import codec
@@ -192,7 +191,7 @@ def test_a_level_that_cannot_be_made_again_as_it_was_stops_and_keeps_it(tmp_path
 
 def test_a_strangers_file_among_the_states_is_set_aside(tmp_path):
     (run,) = prepare(recipe(), Settings(runs=tmp_path))
-    name = prefix_digest(run.experiment, run.dataset.fingerprint, 0)
+    name = dense_state(run.experiment, run.dataset.fingerprint, Settings())
     path = tmp_path / ".states" / name / "seed-0.safetensors"
     path.parent.mkdir(parents=True)
     path.write_text("mine")
@@ -223,7 +222,7 @@ def test_nothing_is_written_or_deleted_through_a_linked_folder_of_states(tmp_pat
     victim.mkdir()
     (victim / ".tmp-seed-0.safetensors-1-ab").write_text("precious")
     (tmp_path / ".states").mkdir()
-    name = prefix_digest(run.experiment, run.dataset.fingerprint, 0)
+    name = dense_state(run.experiment, run.dataset.fingerprint, Settings())
     (tmp_path / ".states" / name).symlink_to(victim)
     with pytest.raises(DamagedRun, match="a symbolic link, which is not followed"):
         carried_out(tmp_path)
@@ -349,6 +348,43 @@ def test_a_resume_under_other_conditions_is_said_and_recorded(stopped):
     after = json.loads((path / "run.json").read_text())
     assert after["versions"]["torch"] == "1.0.0"
     assert after["resumes"][-1]["differs"][0].startswith("torch 1.0.0, now")
+
+
+OTHER = "procedure=[train, {prune: {fraction: 0.9}}, rewind, train]"
+
+
+def trained(heard: list[Event]) -> set[int]:
+    return {event.level for event in heard if isinstance(event, EpochDone)}
+
+
+def test_a_dense_training_under_other_conditions_is_not_shared(run, monkeypatch):
+    """Its numbers may be others: it is trained again, and both are kept."""
+    assert trained(carried_out(run.parent, OTHER)[1]) == {1}
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NONE")
+    assert trained(carried_out(run.parent, OTHER.replace("0.9", "0.8"))[1]) == {0, 1}
+    assert len(list((run.parent / ".states").glob("*/seed-0.safetensors"))) >= 2
+
+
+def test_a_run_goes_on_from_its_own_dense_training_under_other_conditions(stopped, monkeypatch):
+    for slot in slots_of(stopped).paths:
+        record_path(slot).unlink(missing_ok=True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NONE")
+    path, heard = carried_out(stopped.parent)
+    assert trained(heard) == {1, 2}
+    assert "cpu_capability" in said(heard)
+    assert (path / "store.h5").exists()
+
+
+def test_the_name_of_a_state_that_is_no_name_is_not_followed(stopped, whole):
+    """A stranger's record: where its state would be is where the run's own would be."""
+    part = stopped / "parts" / "seed-0" / "level-00.h5"
+    record = json.loads(record_path(part).read_text())
+    record_path(part).write_text(json.dumps({**record, "state": "../../elsewhere"}))
+    for slot in slots_of(stopped).paths:
+        record_path(slot).unlink(missing_ok=True)
+    path, heard = carried_out(stopped.parent)
+    assert trained(heard) == {1, 2}
+    assert (path / "store.h5").read_bytes() == (whole / "store.h5").read_bytes()
 
 
 def test_a_runs_own_recipe_on_other_data_is_refused(run, tmp_path):

@@ -15,15 +15,15 @@ from prunecli.errors import DamagedRun, NewerFormat, StorageError
 from prunecli.store import codec
 from prunecli.store.layout import PART_LIMIT
 from prunecli.store.merging import covers, decoded, same
-from prunecli.store.run_file import RUN_VERSION, check_folders
+from prunecli.store.run_file import RUN_VERSION, check_folders, is_digest
 from prunecli.store.sealing import (
+    check_sealed,
     commit,
     holds,
     keep_entries,
     make_folder,
     read_file,
     read_record,
-    read_sealed,
     record_of,
     record_path,
     remove,
@@ -97,15 +97,29 @@ class RunFolder:
                 expected = {"recipe_digest": self.digest, "previous": chain.tip, "seed": seed}
                 if any(record.get(name) != value for name, value in expected.items()):
                     raise DamagedRun(f"{record_path(path)}: belongs to another run or another chain")
-                read_sealed(path, record, 2 * PART_LIMIT)
+                check_sealed(path, record, 2 * PART_LIMIT)
             except NewerFormat:
                 raise
             except DamagedRun as error:
                 return Chain(chain.parts, chain.tips, str(error))
             chain = Chain((*chain.parts, path), (*chain.tips, sha))
 
-    def seal_level(self, measured: Measured, header: Header, tip: str) -> str:
-        """Seal a level behind the chain's tip; gives the new tip. What lies there without a record is set aside."""
+    def dense_state(self, seed: int) -> str:
+        """The name of the state that a seed's sealed dense training ended in; empty where no record tells it."""
+        try:
+            found = read_record(self.part(seed, 0))
+        except NewerFormat:
+            raise
+        except DamagedRun:
+            return ""
+        name = found[0].get("state") if found else ""
+        return str(name) if is_digest(name) else ""
+
+    def seal_level(self, measured: Measured, header: Header, tip: str, state: str = "") -> str:
+        """Seal a level behind the chain's tip; gives the new tip. What lies there without a record is set aside.
+
+        `state` names the state at the level's end, where that is not the run's own.
+        """
         path = self.part(measured.seed, measured.level)
         make_folder(path.parent)
         data = codec.encode_level(measured, header)
@@ -116,7 +130,7 @@ class RunFolder:
             "seed": measured.seed,
             "level": measured.level,
             "previous": tip,
-        }
+        } | ({"state": state} if state else {})
         return commit(path, data, facts)
 
     def set_level_aside(self, seed: int, level: int) -> list[str]:

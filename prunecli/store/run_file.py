@@ -93,7 +93,8 @@ def _deeper(value: Any, depth: int) -> bool:  # Any: what JSON holds
     return any(isinstance(one, (dict, list)) for one in layer)
 
 
-def _is_digest(value: object) -> bool:
+def is_digest(value: object) -> bool:
+    """Whether a value is a SHA-256 in hexadecimal, as we write it."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
@@ -127,7 +128,7 @@ def _is_recipe(value: object) -> bool:
 
 
 _FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
-    "recipe_digest": (_is_digest, "64 hexadecimal digits"),
+    "recipe_digest": (is_digest, "64 hexadecimal digits"),
     "label": (_is_label, "at most 255 letters, digits, dots, dashes and underscores"),
     "levels": (
         lambda value: type(value) is int and 0 <= value <= MOST_LEVELS,

@@ -24,6 +24,7 @@ RECORD_VERSION = 1
 MOST, MOST_OF_A_STATE = 4 * 2**30, 256 * 2**30
 """Bytes that a file of a run has at most; a state may have more, and a record has far fewer."""
 MOST_OF_A_RECORD = 2**20
+_BLOCK = 2**22
 SAFE = "everything sealed before is safe, and the same command goes on from there"
 
 
@@ -117,8 +118,22 @@ def read_sealed(path: Path, record: Mapping[str, Any], most: int = MOST) -> byte
     """
     data = read_file(path, most)
     if not vouches(record, data):
-        raise DamagedRun(f"{path}: damaged: its content is not what {record_path(path).name} says")
+        raise _not_as_sealed(path)
     return data
+
+
+def check_sealed(path: Path, record: Mapping[str, Any], most: int = MOST) -> None:  # Any: what JSON holds
+    """Make sure that a file is what its record says, a block at a time.
+
+    Raises:
+        DamagedRun: the file is missing, or not what the record says.
+    """
+    with _reading(path, most) as (descriptor, size):
+        hashed = hashlib.sha256()
+        for block in _blocks(descriptor, size if size == record.get("size") else 0):
+            hashed.update(block)
+    if size != record.get("size") or hashed.hexdigest() != record.get("sha256"):
+        raise _not_as_sealed(path)
 
 
 def vouches(record: object, data: bytes) -> bool:
@@ -140,26 +155,8 @@ def read_file(path: Path, most: int = MOST) -> bytes:
         DamagedRun: it is missing, something else than a file, or larger than `most` bytes.
         StorageError: it cannot be read.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        raise _reading_error(path, error) from error
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise DamagedRun(f"{path}: not a regular file")
-        if facts.st_size > most:
-            raise DamagedRun(f"{path}: {facts.st_size:,} bytes, more than the {most:,} that it can have")
-        blocks: list[bytes] = []
-        # Up to the size that was just seen: a file that grows under us is not read for ever.
-        while (left := facts.st_size - sum(map(len, blocks))) and (block := os.read(descriptor, left)):
-            blocks.append(block)
-        return b"".join(blocks)
-    except OSError as error:
-        raise _reading_error(path, error) from error
-    finally:
-        os.close(descriptor)
+    with _reading(path, most) as (descriptor, size):
+        return b"".join(_blocks(descriptor, size, at_once=size))
 
 
 def holds(path: Path, data: bytes) -> bool:
@@ -271,6 +268,38 @@ def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
         with suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
         raise storage_error(path, error) from error
+
+
+@contextmanager
+def _reading(path: Path, most: int) -> Iterator[tuple[int, int]]:
+    """A regular file's descriptor and size; see `read_file`."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise _reading_error(path, error) from error
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise DamagedRun(f"{path}: not a regular file")
+        if facts.st_size > most:
+            raise DamagedRun(f"{path}: {facts.st_size:,} bytes, more than the {most:,} that it can have")
+        yield descriptor, facts.st_size
+    except OSError as error:
+        raise _reading_error(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def _blocks(descriptor: int, left: int, at_once: int = _BLOCK) -> Iterator[bytes]:
+    """A file's bytes up to the size that was seen: one that grows under us is not read for ever."""
+    while left and (block := os.read(descriptor, min(left, at_once))):
+        left -= len(block)
+        yield block
+
+
+def _not_as_sealed(path: Path) -> DamagedRun:
+    return DamagedRun(f"{path}: damaged: its content is not what {record_path(path).name} says")
 
 
 def _sync(path: Path, flags: int) -> None:
