@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +44,8 @@ class Finished:
     folder: RunFolder
     failures: Mapping[int, str]
     complete: bool
+    damage: DamagedRun | None = None
+    """Why its levels were not put together: one is not whole any more."""
 
 
 def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Finished]:
@@ -52,6 +54,7 @@ def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Fi
     Raises:
         Stopped: a signal asked for it, or another process writes a run; the same call goes on from there.
         StorageError: something cannot be stored; all that was sealed is safe.
+        DamagedRun: a run's levels are not whole at its end; the other runs are carried out.
     """
     tell = _logged(tell, settings.runs)
     prepare_workspace()
@@ -60,9 +63,9 @@ def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Fi
         prepared = _prepared(recipe, settings, tell)
         stop = until_the_end.enter_context(flagged())
         tell(Planned(len(prepared), sum(_epochs_ahead(run) for run in prepared)))
-        begun = [_begin(run, recipe, settings, tell, until_the_end) for run in prepared]
-        if any(one.missing for one in begun):
-            check_room(prepared, settings)
+        begun = [_begin(run, recipe, settings, tell, stop, until_the_end) for run in prepared]
+        if short := check_room([(one.run, len(one.missing)) for one in begun if one.missing], settings):
+            tell(Said(short))
         failures: list[dict[int, str]] = [{} for _ in begun]
         waiting = [set(one.missing) for one in begun]
         finished = {
@@ -76,6 +79,8 @@ def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Fi
                 tell(SeedFailed(prepared[number].folder.path.name, seed, why))
             if not waiting[number]:
                 finished[number] = _end(begun[number], recipe, settings, failures[number], tell, stop)
+    for damage in (one.damage for one in finished.values() if one.damage):
+        raise damage
     return [finished[number] for number in range(len(begun))]
 
 
@@ -153,19 +158,21 @@ class _Begun:
         return sorted(self.have | set(self.run.experiment.seeds))
 
 
-def _begin(run: Prepared, recipe: Recipe, settings: Settings, tell: Listener, locks: ExitStack) -> _Begun:
-    seeds = tuple(run.experiment.seeds)
+def _begin(
+    run: Prepared, recipe: Recipe, settings: Settings, tell: Listener, stop: Stop, locks: ExitStack
+) -> _Begun:
+    seeds, say = tuple(run.experiment.seeds), _saying(tell)
     folder = run.folder
     if _whole(folder) >= set(seeds):
         # What is complete is only read, and may well be read-only; what was left behind goes if it can.
         if folder.leftovers(seeds) and os.access(folder.path, os.W_OK):
             folder.refuse_links()
-            locks.enter_context(locked(folder.path, lambda message: tell(Said(message))))
+            locks.enter_context(locked(folder.path, say))
             _clear(folder, sorted(folder.stored_seeds()), tell)
     else:
         folder.refuse_links()
         make_folder(folder.path)
-        locks.enter_context(locked(folder.path, lambda message: tell(Said(message))))
+        locks.enter_context(locked(folder.path, say))
         folder.recover()
         _set_damaged_store_aside(folder, tell)
         folder.settle()
@@ -176,9 +183,14 @@ def _begin(run: Prepared, recipe: Recipe, settings: Settings, tell: Listener, lo
         RunStarted(folder.path.name, folder.path, seeds, run.limit, run.limit * len(have & set(seeds)) + done)
     )
     if begun.missing:
-        for message in write_run_files(run, recipe, settings, {}, begun.seeds):
-            tell(Said(message))
+        write = partial(write_run_files, run, recipe, settings, {}, begun.seeds)
+        for message in patiently(write, settings.patience, stop, say):
+            say(message)
     return begun
+
+
+def _saying(tell: Listener) -> Callable[[str], None]:
+    return lambda message: tell(Said(message))
 
 
 def _whole(folder: RunFolder) -> frozenset[int]:
@@ -217,13 +229,18 @@ def _end(
     tell: Listener,
     stop: Stop,
 ) -> Finished:
-    run = begun.run
+    run, say = begun.run, _saying(tell)
     if failures:
-        write_run_files(run, recipe, settings, failures, begun.seeds)
+        write = partial(write_run_files, run, recipe, settings, failures, begun.seeds)
+        patiently(write, settings.patience, stop, say)
     complete = not failures and (run.limit == len(run.foreseen) or not begun.missing)
     if complete and begun.missing:
         merge = partial(run.folder.merge, begun.missing, header_of(run), len(run.foreseen))
-        patiently(merge, settings.patience, stop, lambda message: tell(Said(message)))
+        try:
+            patiently(merge, settings.patience, stop, say)
+        except DamagedRun as damage:
+            say(str(damage))
+            return Finished(run.folder, failures, False, damage)
         _clear(run.folder, begun.seeds, tell)
     tell(RunDone(run.folder.path.name, run.folder.path, "complete" if complete else "partial"))
     return Finished(run.folder, failures, complete)

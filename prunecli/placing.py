@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,6 @@ from prunecli.runs import Prepared, Settings, prepare_point
 from prunecli.stopping import Stop
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
     from multiprocessing.queues import SimpleQueue
 
 Task = tuple[int, int]
@@ -75,6 +75,8 @@ def side_by_side(
                 for future in _as_completed(futures, stop, others):
                     yield futures[future], future.result()
             except BrokenProcessPool as error:
+                # The one that was killed may have held the queue, for which the others would wait for ever.
+                _end_in_time(set(multiprocessing.active_children()) - others)
                 stop.check()
                 raise SomeFailed(KILLED) from error
             except BaseException as error:
@@ -97,10 +99,14 @@ def _as_completed(
     futures: Mapping[Future[str], Task], stop: Stop, others: Collection[BaseProcess]
 ) -> Iterator[Future[str]]:
     """The futures as they end; once somebody asks to stop, so are the processes."""
-    waiting, asked = set(futures), False
+    waiting, asked, begun = set(futures), False, set[BaseProcess]()
     while waiting:
         done, waiting = wait(waiting, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
         yield from (future for future in done if not future.cancelled())
+        begun |= (alive := set(multiprocessing.active_children()) - set(others))
+        if waiting and begun - alive:
+            # The pool itself does not see the end of a process that it started after it began to wait.
+            raise BrokenProcessPool
         if stop.by and not asked:
             asked = True
             for future in futures:
@@ -109,6 +115,19 @@ def _as_completed(
                 process.terminate()
         if asked and not any(future.running() for future in futures):
             stop.check()
+
+
+def _end_in_time(processes: Collection[BaseProcess]) -> None:
+    """Have processes keep what they are at and end; kill those that do not."""
+    for process in processes:
+        process.terminate()
+    left = {process.sentinel: process for process in processes}
+    end = time.monotonic() + SECONDS_TO_KEEP
+    while left and (seconds := end - time.monotonic()) > 0:
+        for sentinel in wait_for(list(left), seconds):
+            del left[sentinel]  # type: ignore[arg-type]  # those that were given
+    for process in left.values():
+        process.kill()
 
 
 def _tell_all(events: SimpleQueue[Event | None], tell: Listener) -> None:

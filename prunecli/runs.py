@@ -63,8 +63,15 @@ class Prepared:
     foreseen: tuple[Foreseen, ...]
     limit: int
     """How many of its levels this call carries out."""
-    room: int = 0
-    """Bytes that a seed needs on the disk to go on: three levels, two kept states, two resume slots."""
+    level_bytes: int = 0
+    """What a seed's level takes on the disk, before compression."""
+    state_bytes: int = 0
+    """What a seed's state takes."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that a seed needs on the disk to go on: three levels, two kept states, two resume slots."""
+        return 3 * self.level_bytes + 4 * self.state_bytes
 
     @property
     def experiment(self) -> Experiment:
@@ -97,7 +104,7 @@ def prepare_point(point: Point, settings: Settings, datasets: dict[str, Dataset]
     levels = levels_of(lab)
     folder = folder_of(point, dataset.fingerprint, settings.runs)
     limit = dense_end(point.experiment.procedure) if settings.dense_only else len(levels)
-    return Prepared(point, dataset, folder, tuple(levels), limit, _room(lab, levels))
+    return Prepared(point, dataset, folder, tuple(levels), limit, *_sizes(lab, levels))
 
 
 def levels_of(lab: Lab) -> list[Foreseen]:
@@ -125,13 +132,13 @@ def fitting_lab(experiment: Experiment, dataset: Dataset) -> Lab:
     return lab
 
 
-def check_room(prepared: Sequence[Prepared], settings: Settings) -> None:
-    """Whether the disk has room for the next levels of the seeds that are worked on at once.
+def check_room(ahead: Sequence[tuple[Prepared, int]], settings: Settings) -> str:
+    """Whether the disk has room for runs with so many seeds ahead; gives what to say where it may not reach the end.
 
     Raises:
-        StorageError: it has not.
+        StorageError: it has none even for the next levels of the seeds that are worked on at once.
     """
-    needed = max((run.room for run in prepared), default=0) * settings.workers
+    needed = max((run.room for run, _ in ahead), default=0) * settings.workers
     there = next(
         path for path in (settings.runs.absolute(), *settings.runs.absolute().parents) if path.exists()
     )
@@ -141,15 +148,25 @@ def check_room(prepared: Sequence[Prepared], settings: Settings) -> None:
             f"{settings.runs}: {free / 1e6:,.1f} MB are free, and the next levels need {needed / 1e6:,.1f} MB "
             f"({settings.workers} seeds at once); make room, or choose another disk with --runs DIR"
         )
+    stores = [run.level_bytes * len(run.foreseen) * seeds for run, seeds in ahead]
+    # A store is put together while what it is made from is still there.
+    whole = sum(stores) + max(stores, default=0)
+    if free < whole:
+        return (
+            f"{settings.runs}: {free / 1e6:,.1f} MB are free; levels and stores may come to {whole / 1e6:,.1f} MB in "
+            f"the end, before compression"
+        )
+    return ""
 
 
-def _room(lab: Lab, levels: Sequence[Foreseen]) -> int:
+def _sizes(lab: Lab, levels: Sequence[Foreseen]) -> tuple[int, int]:
+    """Bytes of a level and of a state."""
     state = lab.initial()
     parameters = sum(tensor.numel() for tensor in state.weights.values())
     points = max(len(foreseen.outlook.points) for foreseen in levels)
     examples = len(lab.dataset.train) + len(lab.dataset.test)
     level = state.masks.total // 8 + EXAMPLE_BYTES * examples
-    return 3 * level + 4 * parameters * (STATE_BYTES + POINT_BYTES * points)
+    return level, parameters * (STATE_BYTES + POINT_BYTES * points)
 
 
 def load_dataset(choice: Choice, settings: Settings) -> Dataset:

@@ -209,7 +209,9 @@ class Seed:
         if level == 0:
             sealed = self.run.folder.dense_state(self.seed)
             return sealed or dense_state(experiment, fingerprint, self.settings)
-        return digest({"prefix": prefix_digest(experiment, fingerprint, level), "run": self.run.folder.digest})
+        return digest(
+            {"prefix": prefix_digest(experiment, fingerprint, level), "run": self.run.folder.digest}
+        )
 
     def _patiently(self, work: Callable[[], T]) -> T:
         return patiently(work, self.settings.patience, self.stop, self._say)

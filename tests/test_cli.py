@@ -649,7 +649,9 @@ def test_states_are_deleted_only_where_they_are_asked_for(run):
     assert list(Path("runs/.states").rglob("*.safetensors"))
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells when a process that is not a child ends")
+@pytest.mark.skipif(
+    not hasattr(os, "pidfd_open"), reason="only Linux tells when a process that is not a child ends"
+)
 def test_processes_that_carry_seeds_out_end_with_their_parent(folder):
     procedure = "procedure=[train, {repeat: {times: 99, stages: [{prune: {fraction: 0.01}}, rewind, train]}}]"
     process = started(

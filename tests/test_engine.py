@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import h5py
@@ -10,12 +12,14 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
+from prunecli import placing
 from prunecli.engine import carry_out_all
-from prunecli.errors import EnvironmentMissing
+from prunecli.errors import DamagedRun, EnvironmentMissing, SomeFailed
 from prunecli.plan import make_plan
-from prunecli.progress import EpochDone, Event, LevelDone, RunStarted, SeedFailed
+from prunecli.progress import EpochDone, Event, LevelDone, RunStarted, Said, SeedFailed
 from prunecli.recipe.load import Recipe, load_text
 from prunecli.runs import Settings
+from prunecli.stopping import Stop
 from prunecli.store.reading import read_run
 
 PRUNING = "procedure=[train, {repeat: {times: 2, stages: [{prune: {fraction: 0.5}}, rewind, train]}}]"
@@ -51,6 +55,18 @@ def carried_out(runs: Path, *overrides: str, dense_only: bool = False, heard: He
 
 def bytes_of(run: Path) -> bytes:
     return (run / "store.h5").read_bytes()
+
+
+def test_a_run_whose_levels_are_not_whole_at_its_end_stops_no_other(tmp_path):
+    def spoil(event: Event) -> None:
+        if isinstance(event, LevelDone) and event.run.startswith("a-batch_size-200"):
+            (part,) = tmp_path.glob("a-batch_size-200-*/parts/seed-0/level-00.h5")
+            part.write_bytes(b"?")
+
+    given = load_text(SMALL + "sweep: {batch_size: [200, 300]}", "x", stem="a")
+    with pytest.raises(DamagedRun, match=r"a-batch_size-200-.* the same command makes the others again"):
+        carry_out_all(given, Settings(runs=tmp_path), spoil)
+    assert len(list(tmp_path.glob("a-*/store.h5"))) == 1
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +296,28 @@ def test_a_plan_foresees_the_run(two_seeds, tmp_path):
     assert plan.prunable == run.total
     (fresh,) = make_plan(recipe("seeds=[0, 1]"), Settings(runs=tmp_path), timed=False)
     assert fresh.reused == ()
+
+
+def killed_with_the_queue(prepared, seed, settings, tell, stop) -> str:
+    """A seed whose process is killed while it tells something, and another that then cannot tell anything."""
+    other, turn = settings.runs / "other", placing._events._wlock
+    if seed == 0:
+        while not other.exists():
+            pass
+        turn.acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+    other.touch()
+    while turn.acquire(block=False):
+        turn.release()
+    tell(Said("never heard"))
+    return ""
+
+
+def test_a_process_that_is_killed_with_the_queue_stops_no_other_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(placing, "SECONDS_TO_KEEP", 1.0)
+    points, settings = load_text(SMALL, "x").points, Settings(runs=tmp_path, workers=2)
+    with pytest.raises(SomeFailed, match="a process was killed"):
+        list(placing.side_by_side(points, [(0, 0), (0, 1)], settings, killed_with_the_queue, Heard(), Stop()))
 
 
 def test_seeds_side_by_side_give_the_bytes_of_one_after_the_other(two_seeds, tmp_path):

@@ -408,6 +408,28 @@ def test_too_little_room_is_said_before_anything_is_trained(tmp_path, monkeypatc
         carried_out(tmp_path)
 
 
+def test_room_that_may_not_reach_to_the_end_is_said(tmp_path, monkeypatch):
+    room = prepare(recipe(), Settings(runs=tmp_path))[0].room
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, room))
+    heard = carried_out(tmp_path, "seeds=[0, 1, 2]")[1]
+    assert "levels and stores may come to 0.8 MB in the end, before compression" in said(heard)
+
+
+def test_a_disk_that_is_full_at_the_beginning_is_waited_for(tmp_path, monkeypatch):
+    replace_file, failed = os.replace, []
+
+    def full(source, target):
+        if Path(target).name == "run.json" and not failed:
+            failed.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    path, heard = carried_out(tmp_path, patience=(0.0,))
+    assert "run.json: the disk is full; " in said(heard)
+    assert (path / "store.h5").exists()
+
+
 def test_a_lock_names_its_holder(tmp_path):
     with (
         locked(tmp_path),

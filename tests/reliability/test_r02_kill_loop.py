@@ -83,7 +83,7 @@ def loop(scale: Scale, folder: Path) -> Figures:
     expected = in_fork(small_run.undisturbed, folder)
     duration = [lasted(folder / f"calibration-{number}") for number in range(3)][-1]
     wanted = scale.of(60, 5000)
-    kills = terms = early = runs = 0
+    kills = terms = aside = runs = 0
     delays: list[float] = []
     while kills + terms < wanted:
         run = Interrupted(folder / f"run-{runs}" / "runs", expected)
@@ -106,7 +106,7 @@ def loop(scale: Scale, folder: Path) -> Figures:
             run.acknowledged |= {line for line in child.lines if not line.startswith(("begun", "error"))}
             kills += code == -signal.SIGKILL
             terms += code in (-signal.SIGTERM, Stopped.status)
-            early += code == -signal.SIGTERM
+            aside += code == -signal.SIGTERM
             if code == Stopped.status:
                 delays.append(time.monotonic() - at)
             # The files tell whether anything is lost; tables are read of some, because that takes longest.
@@ -117,7 +117,7 @@ def loop(scale: Scale, folder: Path) -> Figures:
     return {
         "kills": kills,
         "SIGTERMs": terms,
-        "of these, before the run had begun": early,
+        "of these, before the run had begun or when it was over": aside,
         "runs": runs,
         "runs bit-exact": runs,
         "delays": " ".join(map(str, delays)),
@@ -125,10 +125,10 @@ def loop(scale: Scale, folder: Path) -> Figures:
 
 
 def judge(child: Child, code: int, allowed: tuple[int, ...], how: str) -> None:
-    """A fork ends as it was told to; a SIGTERM ends it by itself only before its run has begun."""
+    """A fork ends as it was told to; a SIGTERM ends it by itself only before its run has begun, or when it is over."""
     assert code in allowed, f"{how}: {child.error}"
-    begun = "begun" in child.lines
-    assert code != -signal.SIGTERM or not begun, f"{how}: the signal ended a run that had begun"
+    under_way = "begun" in child.lines and "store" not in child.lines
+    assert code != -signal.SIGTERM or not under_way, f"{how}: the signal ended a run that had begun"
 
 
 def started(runs: Path, checkpoint: float = small_run.SELDOM) -> Child:
