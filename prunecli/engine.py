@@ -79,7 +79,7 @@ def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Fi
                 tell(SeedFailed(prepared[number].folder.path.name, seed, why))
             if not waiting[number]:
                 finished[number] = _end(begun[number], recipe, settings, failures[number], tell, stop)
-    for damage in (one.damage for one in finished.values() if one.damage):
+    if damage := next((one.damage for one in finished.values() if one.damage), None):
         raise damage
     return [finished[number] for number in range(len(begun))]
 
@@ -173,6 +173,8 @@ def _begin(
         folder.refuse_links()
         make_folder(folder.path)
         locks.enter_context(locked(folder.path, say))
+        if folder.is_open_to_others():
+            say(f"{folder.path}: others may write to it: whoever does can change results and their records")
         folder.recover()
         _set_damaged_store_aside(folder, tell)
         folder.settle()

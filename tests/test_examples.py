@@ -58,8 +58,11 @@ def test_the_gate_passes(tmp_path):
     assert "one_shot" in done.stdout
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(0, ""), (75, "requeue 12\n"), (74, "")])
-def test_a_job_is_requeued_when_it_was_stopped_and_only_then(tmp_path, status, requeued):
+@pytest.mark.parametrize(
+    ("status", "restarts", "requeued"),
+    [(0, "", ""), (75, "", "requeue 12\n"), (75, "99", "requeue 12\n"), (75, "100", ""), (74, "", "")],
+)
+def test_a_job_is_requeued_when_it_was_stopped_and_only_then(tmp_path, status, restarts, requeued):
     """Slurm's own commands are stood in for: srun ends as prunecli would."""
     scripts = {
         "srun": f'echo "$@" > {tmp_path}/asked; exit {status}',
@@ -69,6 +72,7 @@ def test_a_job_is_requeued_when_it_was_stopped_and_only_then(tmp_path, status, r
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
+    environment |= {"SLURM_RESTART_COUNT": restarts} if restarts else {}
     command = ["bash", ROOT / "examples/slurm.sbatch", "recipes/imp_lrr.yaml", "--workers", "2"]
     done = subprocess.run(command, env=environment, check=False)
     assert done.returncode == status

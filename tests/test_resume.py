@@ -408,6 +408,35 @@ def test_too_little_room_is_said_before_anything_is_trained(tmp_path, monkeypatc
         carried_out(tmp_path)
 
 
+def test_a_level_that_does_not_read_back_ends_the_run(tmp_path):
+    """A disk that loses what it has just synced: nothing is made on it for ever."""
+    done: list[int] = []
+
+    def spoil(event: Event) -> None:
+        if isinstance(event, LevelDone):
+            done.append(event.level)
+            (first,) = tmp_path.glob("small-*/parts/seed-0/level-00.h5")
+            if event.level == len(done) - 1 == 1:
+                raise KeyboardInterrupt
+            if len(done) > 2:
+                first.write_bytes(b"?")
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out_all(recipe(), Settings(runs=tmp_path), spoil)
+    (first,) = tmp_path.glob("small-*/parts/seed-0/level-00.h5")
+    first.write_bytes(b"?")
+    with pytest.raises(StorageError, match=r"level-00\.h5: does not read back as it was written"):
+        carry_out_all(recipe(), Settings(runs=tmp_path), spoil)
+    assert done == [0, 1, 0]
+
+
+def test_a_folder_that_others_may_write_to_is_said(tmp_path):
+    (run,) = prepare(recipe(), Settings(runs=tmp_path))
+    run.folder.path.mkdir()
+    run.folder.path.chmod(0o777)
+    assert "others may write to it" in said(carried_out(tmp_path)[1])
+
+
 def test_room_that_may_not_reach_to_the_end_is_said(tmp_path, monkeypatch):
     room = prepare(recipe(), Settings(runs=tmp_path))[0].room
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, room))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -289,6 +290,10 @@ class RunFolder:
         if self.path.is_symlink():
             raise DamagedRun(f"{self.path}: a symbolic link, through which no run is written; move it away")
         check_folders(self.path)
+
+    def is_open_to_others(self) -> bool:
+        """Whether everybody on the machine may write to the folder."""
+        return bool(self.path.stat().st_mode & stat.S_IWOTH)
 
     def recover(self) -> None:
         """Make what an earlier process wrote survive a power cut, and remove what it left half-written.

@@ -92,16 +92,20 @@ def run(name: str, seed: int) -> bool:
         )
     seconds = round(time.monotonic() - begun)
     if done.returncode:
+        # What an earlier run counted does not hold for the code as it is.
+        store({one: found for one, found in stored().items() if one != name})
         print(f"{name}: failed after {seconds} s", flush=True)
         return False
     figures = json.loads(done.stdout.splitlines()[-1])
     about = {"when": datetime.now(UTC).date().isoformat(), "seed": seed, "seconds": seconds, "on": machine()}
-    FIGURES.write_text(
-        json.dumps({**stored(), name: {**about, "figures": figures}}, indent=1, sort_keys=True) + "\n",
-        encoding="utf-8",
-    )
+    store({**stored(), name: {**about, "figures": figures}})
     print(f"{name}: {seconds} s, {figures}", flush=True)
     return True
+
+
+def store(found: Mapping[str, Any]) -> None:
+    """Keep the figures of the last runs."""
+    FIGURES.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def one(name: str, seed: str, folder: str) -> None:

@@ -38,12 +38,12 @@ def check(scale: Scale, folder: Path) -> Figures:
     place = Place(folder / "place")
     kept: dict[str, list[Crash]] = {}
     read: set[int] = set()
-    for crash in crashes(ops, scale.seed, scale.of(1, 20), scale.of(0, 4), moments(ops, scale)):
+    for crash in crashes(ops, scale.seed, scale.of(1, 8), scale.of(0, 4), moments(ops, scale)):
         mark = hash(
             (bool(crash.said), frozenset(item for item in crash.tree.items() if seen_by_readers(item[0])))
         )
         # Readers look at no slots, states and temporary files; now and then they are asked all the same.
-        readers = mark not in read or sum(counts.values()) % scale.of(50, 10) == 0
+        readers = mark not in read or sum(counts.values()) % 50 == 0
         read.add(mark)
         found = faults(place.hold(crash.tree) / "runs", crash.said, expected, readers=readers)
         assert not found, f"{told(crash, ops, scale)}: {'; '.join(found)}"
@@ -51,7 +51,7 @@ def check(scale: Scale, folder: Path) -> Figures:
         keep_some(
             kept.setdefault(f"{crash.model} {role(ops[crash.index - 1])}", []), crash, counts.total(), scale
         )
-    sample = sampled(kept, scale.of(25, 2000), scale.seed)
+    sample = sampled(kept, scale.of(25, 600), scale.seed)
     for number, crash in enumerate(sample):
         gone_on(folder / f"resumed-{number}", crash, ops, expected, scale)
     both = sum(
