@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from prunecli.errors import GateFailed, NotComparable, PrunecliError, suggest
 from prunecli.expression import Expression
-from prunecli.statistics import Difference, Statistic, paired, statistic
+from prunecli.statistics import Difference, Statistic, area, holm, paired, statistic
 from prunecli.store.values import StoredRun
 
 # Regression stores no errors, so its losses stand in.
 SELECTORS = ("validation_error", "test_error", "validation_loss", "test_loss")
 GENERALIZATION = ("test_error", "test_loss")
+SIGNIFICANCE = 0.05
+"""How often a family of tests may find something where there is nothing."""
 DIVERGED = "diverged"
 """The metric that is 1 where a seed diverged: levels carry it as a mark."""
 
@@ -64,13 +66,16 @@ class Summary:
     dense: int | None
     optimal: Optimal | None
     sparsest_better: int | None
+    sparsest_better_corrected: int | None = None
+    """The sparsest level with a lower test error than dense by Student's t test, corrected over the levels (Holm)."""
 
     def pick(self, word: str) -> Level | None:
-        """The level called `dense`, `optimal`, `sparsest_better`, `last`, `level_12` or `12`."""
+        """The level called `dense`, `optimal`, `sparsest_better` (or that `_corrected`), `last`, `level_12` or `12`."""
         named = {
             "dense": self.dense,
             "optimal": self.optimal.level if self.optimal else None,
             "sparsest_better": self.sparsest_better,
+            "sparsest_better_corrected": self.sparsest_better_corrected,
             "last": len(self.levels) - 1 if self.levels else None,
         }
         digits = re.fullmatch(r"(?:level_)?([0-9]{1,6})", word)
@@ -82,6 +87,13 @@ class Summary:
         # A metric that the level lacks has no values at all.
         values = zip(self.run.seeds, level.statistic(metric).values, strict=False)
         return {seed: value for seed, value in values if value is not None}
+
+    def area(self, metric: str) -> Statistic:
+        """The mean of the metric over the logarithm of the density, of each seed that has every level."""
+        densities = [level.density for level in self.levels]
+        rows = self.run.metrics.get(metric, np.full((0, len(self.levels)), np.nan))
+        whole = [area(densities, row) if all(map(math.isfinite, row)) else None for row in rows.tolist()]
+        return statistic([math.nan if value is None else value for value in whole])
 
     def has(self, metric: str) -> bool:
         """Whether any level has this metric for any seed."""
@@ -129,10 +141,14 @@ class Compared:
     def comparisons(self, metric: str) -> Iterator[Comparison]:
         """Every level of every run against its reference, except a level against itself."""
         for summary in self.summaries:
-            for level in summary.levels:
-                comparison = self.comparison(summary, level, metric)
-                if comparison:
-                    yield comparison
+            yield from self.comparisons_of(summary, metric)
+
+    def comparisons_of(self, summary: Summary, metric: str) -> Iterator[Comparison]:
+        """Every level of a run against its reference, except a level against itself."""
+        for level in summary.levels:
+            comparison = self.comparison(summary, level, metric)
+            if comparison:
+                yield comparison
 
     def comparison(self, summary: Summary, level: Level, metric: str) -> Comparison | None:
         """This level against its reference; None where there is nothing to compare."""
@@ -153,6 +169,11 @@ class Compared:
         )
         return Comparison(a.name, level.level, b.name, other.level, selected_by, metric, difference)
 
+    def corrected(self, summary: Summary, metric: str) -> dict[int, float]:
+        """The p value of each of the run's levels against its reference, corrected over its levels (Holm)."""
+        found = {level.level: self.difference(summary, level, metric).p for level in summary.levels}
+        return holm({number: p for number, p in found.items() if p is not None})
+
     def difference(self, summary: Summary, level: Level, metric: str) -> Difference:
         """This level's difference to its reference; of no seeds where there is nothing to compare."""
         comparison = self.comparison(summary, level, metric)
@@ -164,7 +185,10 @@ def summarize(run: StoredRun) -> Summary:
     levels = tuple(_level(run, number) for number in range(len(run.density)))
     dense = 0 if levels and levels[0].density == 1 else None
     summary = Summary(run, levels, dense, None, None)
-    return replace(summary, optimal=_optimal(summary), sparsest_better=_sparsest_better(summary))
+    better, surely = _sparsest_better(summary)
+    return replace(
+        summary, optimal=_optimal(summary), sparsest_better=better, sparsest_better_corrected=surely
+    )
 
 
 def with_seeds(run: StoredRun, seeds: Sequence[int]) -> StoredRun:
@@ -240,17 +264,24 @@ def _optimal(summary: Summary) -> Optimal | None:
     return None
 
 
-def _sparsest_better(summary: Summary) -> int | None:
+def _sparsest_better(summary: Summary) -> tuple[int | None, int | None]:
+    """The sparsest level better than dense: by the paper's rule, and by a test corrected over the levels."""
     metric = next((name for name in GENERALIZATION if summary.has(name)), None)
     own = Compared((summary,))
     if metric is None:
-        return None
-    better = [
-        level
-        for level in summary.levels
-        if level.density < 1 and own.difference(summary, level, metric).verdict == "lower"
-    ]
-    return min(better, key=lambda level: (level.density, -level.level)).level if better else None
+        return None, None
+    pruned = [level for level in summary.levels if level.density < 1]
+    found = {level.level: own.difference(summary, level, metric) for level in pruned}
+    lower = [level for level in pruned if (found[level.level].mean or 0) < 0]
+    corrected = own.corrected(summary, metric)
+    return (
+        _sparsest([level for level in lower if found[level.level].verdict == "lower"]),
+        _sparsest([level for level in lower if corrected.get(level.level, 1.0) <= SIGNIFICANCE]),
+    )
+
+
+def _sparsest(levels: Sequence[Level]) -> int | None:
+    return min(levels, key=lambda level: (level.density, -level.level)).level if levels else None
 
 
 def _selected_by(summary: Summary, level: Level) -> str | None:

@@ -16,7 +16,7 @@ Values = Mapping[str, float]
 _Condition = Callable[[Values], bool]
 _Number = Callable[[Values], float]
 
-LEVELS = ("dense", "optimal", "sparsest_better", "last")
+LEVELS = ("dense", "optimal", "sparsest_better", "sparsest_better_corrected", "last")
 """The words for a level of any run."""
 _WORDS = (*LEVELS, "against")
 _MAX_LENGTH = 500

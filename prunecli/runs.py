@@ -146,7 +146,8 @@ def check_room(ahead: Sequence[tuple[Prepared, int]], settings: Settings) -> str
     if free < needed:
         raise StorageError(
             f"{settings.runs}: {free / 1e6:,.1f} MB are free, and the next levels need {needed / 1e6:,.1f} MB "
-            f"({settings.workers} seed{'s' * (settings.workers > 1)} at once); make room, or choose another disk with --runs DIR"
+            f"({settings.workers} seed{'s' * (settings.workers > 1)} at once); make room, or choose another disk "
+            f"with --runs DIR"
         )
     stores = [run.level_bytes * len(run.foreseen) * seeds for run, seeds in ahead]
     # A store is put together while what it is made from is still there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from scipy.special import stdtr, stdtrit
@@ -24,7 +25,11 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Difference:
-    """a - b over the `n` seeds that both have; `unpaired` seeds are in one alone. `std` has ddof 1."""
+    """a - b over the `n` seeds that both have; `unpaired` seeds are in one alone. `std` has ddof 1.
+
+    `effect` is mean / std (Cohen's d of paired samples), and `p` that of Student's two-sided t test of the same
+    differences; None where the std is 0, for then no test says anything.
+    """
 
     n: int
     mean: float | None
@@ -32,6 +37,8 @@ class Difference:
     interval: tuple[float, float] | None
     verdict: Verdict | None
     unpaired: tuple[int, ...] = ()
+    effect: float | None = None
+    p: float | None = None
 
 
 def statistic(values: Sequence[float]) -> Statistic:
@@ -45,12 +52,16 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], *, confidence: float 
     """The differences of the seeds that both have, with Student's t interval and the paper's verdict."""
     both = sorted(a.keys() & b.keys())
     mean, std = _moments([a[seed] - b[seed] for seed in both])
+    if std and std < 1e-12 * max(abs(value) for values in (a, b) for value in values.values()):
+        std = 0.0  # Differences that are equal on paper differ in their last bits.
     unpaired = tuple(sorted(a.keys() ^ b.keys()))
     if mean is None or std is None:
         return Difference(len(both), mean, std, None, None, unpaired)
     half = float(stdtrit(len(both) - 1, 0.5 + confidence / 2)) * std / math.sqrt(len(both))
     interval = (mean - half, mean + half) if math.isfinite(abs(mean) + half) else None
-    return Difference(len(both), mean, std, interval, verdict(mean, std), unpaired)
+    effect = mean / std if std else None
+    p = None if effect is None else float(2 * stdtr(len(both) - 1, -abs(effect) * math.sqrt(len(both))))
+    return Difference(len(both), mean, std, interval, verdict(mean, std), unpaired, effect, p)
 
 
 def verdict(mean: float, std: float) -> Verdict:
@@ -59,6 +70,35 @@ def verdict(mean: float, std: float) -> Verdict:
     if mean == 0 or (abs(mean) < std and not math.isclose(abs(mean), std, rel_tol=1e-9)):
         return "match"
     return "lower" if mean < 0 else "higher"
+
+
+def holm(p: Mapping[int, float]) -> dict[int, float]:
+    """The p values of a family of tests, corrected so that one false finding in all is as rare as in a single test.
+
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure.
+    """
+    corrected: dict[int, float] = {}
+    least = 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: (p[name], name))):
+        least = max(least, min(1.0, (len(p) - rank) * p[name]))
+        corrected[name] = least
+    return corrected
+
+
+def area(densities: Sequence[float], values: Sequence[float]) -> float | None:
+    """The mean height of a curve over the logarithm of the density, by the trapezoid rule; None of a single density.
+
+    Dividing the area by the range of log density keeps the values' units. Points of one density count by their mean.
+    """
+    points: dict[float, list[float]] = {}
+    for density, value in zip(densities, values, strict=True):
+        if density > 0 and math.isfinite(value):
+            points.setdefault(math.log(density), []).append(value)
+    curve = [(place, math.fsum(found) / len(found)) for place, found in sorted(points.items())]
+    if len(curve) < 2:
+        return None
+    under = math.fsum((b - a) * (left + right) / 2 for (a, left), (b, right) in pairwise(curve))
+    return under / (curve[-1][0] - curve[0][0])
 
 
 def false_positives(n: int) -> float:

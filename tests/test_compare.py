@@ -17,7 +17,7 @@ from prunecli.cli.compare import Format, Settings, compare_runs
 from prunecli.compare import Compared, Reference, Summary, check_gate, problems, summarize, with_seeds
 from prunecli.errors import DamagedRun, GateFailed, NotComparable, PrunecliError, StorageError, UsageError
 from prunecli.expression import parse
-from prunecli.statistics import false_positives, paired, statistic
+from prunecli.statistics import area, false_positives, holm, paired, statistic
 from prunecli.store.values import StoredRun
 
 NAN = math.nan
@@ -106,6 +106,50 @@ def test_the_interval_widens_with_confidence(confidence: float, t: float) -> Non
     assert low == pytest.approx(-high)
 
 
+def test_effect_and_p_are_of_students_paired_test() -> None:
+    """Against scipy's paired t test, which prunecli does not import to start quickly."""
+    from scipy.stats import ttest_rel
+
+    a, b = {0: 1.0, 1: 2.0, 2: 4.0, 3: 3.5}, {0: 0.5, 1: 2.5, 2: 2.0, 3: 3.0}
+    found = paired(a, b)
+    assert found.p == pytest.approx(ttest_rel(list(a.values()), list(b.values())).pvalue)
+    assert found.effect == pytest.approx(found.mean / found.std)
+    for other in ({0: 1.0, 1: 2.0}, {0: 0.9, 1: 1.9}):
+        alike = paired({0: 1.0, 1: 2.0}, other)
+        assert (alike.std, alike.effect, alike.p) == (0, None, None)
+
+
+def test_p_values_are_corrected_over_their_family() -> None:
+    assert holm({1: 0.01, 2: 0.04, 3: 0.03, 4: 0.005}) == pytest.approx({4: 0.02, 1: 0.03, 3: 0.06, 2: 0.06})
+    assert holm({7: 0.6, 8: 0.7}) == {7: 1.0, 8: 1.0}
+    assert holm({}) == {}
+
+
+def test_without_any_effect_a_family_finds_something_no_more_often_than_promised() -> None:
+    rng = np.random.default_rng(0)
+    runs, levels, seeds = 2000, 10, 3
+    found = 0
+    for _ in range(runs):
+        draws = rng.normal(size=(levels, seeds))
+        p = {
+            level: paired(dict(enumerate(row)), dict.fromkeys(range(seeds), 0.0)).p
+            for level, row in enumerate(draws)
+        }
+        found += min(holm(p).values()) <= 0.05
+    assert found / runs < 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_the_area_is_the_mean_over_the_logarithm_of_the_density() -> None:
+    """Of a curve that is a straight line over log density, it is the height in the middle."""
+    densities = [0.8**level for level in range(12)]
+    assert area(densities, [5.0] * 12) == pytest.approx(5.0)
+    assert area(densities, [float(level) for level in range(12)]) == pytest.approx(5.5)
+    assert area([1, 0.1, 0.01], [0, 1, 0]) == pytest.approx(0.5)
+    assert area([1, 0.5, 0.5], [1, 2, 4]) == pytest.approx(2.0)
+    assert area([1, 1, 1], [3, 2, 1]) is None
+    assert area([1, 0.5], [3, math.nan]) is None
+
+
 def test_equal_values_have_no_spread_at_all() -> None:
     assert statistic([0.1, 0.1, 0.1]) == statistic([0.1] * 3)
     assert (statistic([0.1] * 3).mean, statistic([0.1] * 3).std) == (0.1, 0.0)
@@ -163,6 +207,23 @@ def test_the_levels_that_the_paper_names() -> None:
         sparser = level.density < (at(summary.sparsest_better, summary) or 0)
         lower = paired(summary.by_seed(level, "test_error"), summary.by_seed(summary.levels[0], "test_error"))
         assert not (sparser and lower.verdict == "lower")
+
+
+def test_the_corrected_test_names_a_level_only_where_it_is_sure() -> None:
+    """Level 1 is lower by 1.0, 1.0 and 1.01 points; level 2 by the paper's rule alone."""
+    run = stored(test_error=[[3.0, 2.0, 2.9], [3.1, 2.1, 2.8], [3.0, 1.99, 2.6]])
+    summary = summarize(run)
+    assert (summary.sparsest_better, summary.sparsest_better_corrected) == (2, 1)
+    assert summary.pick("sparsest_better_corrected") is summary.levels[1]
+    corrected = Compared((summary,)).corrected(summary, "test_error")
+    assert corrected.keys() == {1, 2}
+    assert corrected[1] < 0.05 < corrected[2]
+
+
+def test_the_area_is_of_the_seeds_that_have_every_level() -> None:
+    run = stored(test_error=[[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [3.0, NAN, 3.0]])
+    assert summarize(run).area("test_error").values == pytest.approx((1.0, 2.0, None))
+    assert summarize(run).area("no_such_metric").n == 0
 
 
 def test_validation_chooses_the_optimum_where_there_is_one() -> None:

@@ -150,6 +150,8 @@ def test_json_is_the_contracts() -> None:
         "dense",
         "optimal",
         "sparsest_better",
+        "sparsest_better_corrected",
+        "area",
     ]
     assert (run["dense"], run["optimal"], run["sparsest_better"]) == (
         0,
@@ -176,6 +178,9 @@ def test_json_is_the_contracts() -> None:
         "std",
         "interval",
         "verdict",
+        "effect",
+        "p",
+        "p_corrected",
     ]
     assert (first["a"], first["level_a"], first["level_b"], first["verdict"]) == ("imp", 1, 0, "lower")
     assert first["difference"] == pytest.approx(-0.5)
@@ -202,6 +207,7 @@ def test_csv_has_a_row_for_each_run_level_and_metric() -> None:
     row = next(row for row in rows if (row["run"], row["level"], row["metric"]) == ("b", "1", "test_error"))
     assert float(row["difference"]) == pytest.approx(-0.5)
     assert (row["verdict"], row["mark"], row["n"]) == ("lower", "optimal, sparsest better", "3")
+    assert (row["effect"], row["p"], row["p_corrected"]) == ("", "", "")
     assert next(row for row in rows if row["metric"] == "instability")["mean"] == ""
 
 
@@ -266,7 +272,11 @@ def test_a_terminal_of_80_columns_cuts_no_cell() -> None:
     text = re.sub(r"\s", "", printed(found, 80))
     assert "…" not in text
     assert "a" * 100 in text
-    for mark in ("optimal", "sparsestbetter", "leftoutforwantofwidth:validationerror%,instability"):
+    for mark in (
+        "optimal",
+        "sparsestbetter",
+        "leftoutforwantofwidth:validationerror%,effect,p(Holm),instability",
+    ):
         assert mark in text
 
 
@@ -326,6 +336,8 @@ def test_a_level_is_a_row_of_what_was_found() -> None:
         "95% interval": "[-0.50, -0.50]",
         "verdict": "lower",
         "instability": "0.267 ± 0.208",
+        "effect": "-",
+        "p (Holm)": "-",
         "mark": "optimal, sparsest better",
     }
 
@@ -339,9 +351,15 @@ def test_the_marked_levels_are_summed_up() -> None:
         "dense": "2.00",
         "optimal at %": "64.00",
         "optimal": "1.50",
+        "verdict": "-",
         "sparsest better at %": "-",
         "sparsest better": "-",
+        "area": "2.22",
     }
+    assert (
+        summary.notes[0]
+        == "optimal level against the run's own dense level: lower in 1, match in 0, higher in 0 of 1"
+    )
 
 
 def test_a_metric_shown_beside_can_be_the_one_asked_for() -> None:

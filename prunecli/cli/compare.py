@@ -64,8 +64,9 @@ def compare(
         str,
         typer.Option(
             metavar="RUN[:LEVEL]",
-            help="Compare with this run, at a level: a number, dense, optimal, sparsest_better, last, or "
-            "same for level by level. By default each run is compared with its own dense level.",
+            help="Compare with this run, at a level: a number, dense, optimal, sparsest_better, "
+            "sparsest_better_corrected, last, or same for level by level. By default each run is compared with "
+            "its own dense level.",
         ),
     ] = "",
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,

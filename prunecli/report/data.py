@@ -11,13 +11,15 @@ from typing import Any
 from prunecli.compare import DIVERGED, Compared, Comparison, Level, Summary
 from prunecli.report.table import mark
 from prunecli.report.words import shown
+from prunecli.statistics import Statistic
 
 CSV_COLUMNS = (
     *("run", "level", "density", "spent", "metric", "mean", "std", "n"),
     *("difference", "interval_low", "interval_high", "verdict", "mark"),
     *("collapsed", "collapsed_layers", "diverged"),
+    *("effect", "p", "p_corrected"),
 )
-"""The last three: how many layers have no weight left for some seed, their names, and how many seeds diverged."""
+"""`collapsed`: how many layers have no weight left for some seed; `diverged`: how many seeds."""
 # Spreadsheets take the wide forms of these signs for the signs.
 _FORMULA = r"\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]"
 _NUMBER = r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
@@ -30,8 +32,13 @@ def as_json(compared: Compared) -> str:
         "schema": "prunecli/compare",
         "version": 1,
         "criteria": {"match": match, "confidence": compared.confidence},
-        "runs": [_run_json(summary) for summary in compared.summaries],
-        "comparisons": [_comparison_json(found) for found in compared.comparisons(compared.metric)],
+        "runs": [_run_json(summary, compared.metric) for summary in compared.summaries],
+        "comparisons": [
+            _comparison_json(found, corrected.get(found.level_a))
+            for summary in compared.summaries
+            for corrected in [compared.corrected(summary, compared.metric)]
+            for found in compared.comparisons_of(summary, compared.metric)
+        ],
         "subgroups": [],
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
@@ -43,13 +50,16 @@ def as_csv(compared: Compared) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for summary in compared.summaries:
+        metrics = [metric for metric in summary.run.metrics if metric != DIVERGED]
+        corrected = {metric: compared.corrected(summary, metric) for metric in metrics}
         for level in summary.levels:
-            metrics = [metric for metric in level.metrics if metric != DIVERGED]
-            writer.writerows(_csv_row(compared, summary, level, metric) for metric in metrics)
+            for metric in metrics:
+                p = corrected[metric].get(level.level)
+                writer.writerow(_csv_row(compared, summary, level, metric, p))
     return text.getvalue()
 
 
-def _run_json(summary: Summary) -> dict[str, Any]:  # Any: JSON
+def _run_json(summary: Summary, metric: str) -> dict[str, Any]:  # Any: JSON
     run, optimal = summary.run, summary.optimal
     return {
         "name": run.name,
@@ -60,15 +70,22 @@ def _run_json(summary: Summary) -> dict[str, Any]:  # Any: JSON
         "levels": [_level_json(level) for level in summary.levels],
         "dense": summary.dense,
         "optimal": {"level": optimal.level, "selected_by": optimal.selected_by} if optimal else None,
-        "sparsest_better": None if summary.sparsest_better is None else {"level": summary.sparsest_better},
+        "sparsest_better": _marked_json(summary.sparsest_better),
+        "sparsest_better_corrected": _marked_json(summary.sparsest_better_corrected),
+        "area": {"metric": metric, **_statistic_json(summary.area(metric))},
     }
+
+
+def _marked_json(level: int | None) -> dict[str, int] | None:
+    return None if level is None else {"level": level}
+
+
+def _statistic_json(found: Statistic) -> dict[str, Any]:  # Any: JSON
+    return {"mean": found.mean, "std": found.std, "n": found.n, "values": list(found.values)}
 
 
 def _level_json(level: Level) -> dict[str, Any]:  # Any: JSON
-    metrics = {
-        name: {"mean": found.mean, "std": found.std, "n": found.n, "values": list(found.values)}
-        for name, found in level.metrics.items()
-    }
+    metrics = {name: _statistic_json(found) for name, found in level.metrics.items()}
     clocks = {"density": level.value("density"), "spent": level.value("spent")}
     layers = {name: list(seeds) for name, seeds in level.collapsed.items()}
     return {
@@ -80,7 +97,7 @@ def _level_json(level: Level) -> dict[str, Any]:  # Any: JSON
     }
 
 
-def _comparison_json(found: Comparison) -> dict[str, Any]:  # Any: JSON
+def _comparison_json(found: Comparison, corrected: float | None) -> dict[str, Any]:  # Any: JSON
     difference = found.difference
     return {
         "a": found.a,
@@ -94,16 +111,22 @@ def _comparison_json(found: Comparison) -> dict[str, Any]:  # Any: JSON
         "std": difference.std,
         "interval": None if difference.interval is None else list(difference.interval),
         "verdict": difference.verdict,
+        "effect": difference.effect,
+        "p": difference.p,
+        "p_corrected": corrected,
     }
 
 
-def _csv_row(compared: Compared, summary: Summary, level: Level, metric: str) -> list[object]:
+def _csv_row(
+    compared: Compared, summary: Summary, level: Level, metric: str, corrected: float | None
+) -> list[object]:
     """One cell for each of CSV_COLUMNS."""
     found, difference = level.metrics[metric], compared.difference(summary, level, metric)
     place = (summary.run.name, level.level, level.value("density"), level.value("spent"), metric)
     between = (difference.mean, *(difference.interval or (None, None)), difference.verdict)
     wrong = (len(level.collapsed), " ".join(level.collapsed), len(level.diverged))
-    cells = (*place, found.mean, found.std, found.n, *between, mark(summary, level), *wrong)
+    tested = (difference.effect, difference.p, corrected)
+    cells = (*place, found.mean, found.std, found.n, *between, mark(summary, level), *wrong, *tested)
     return [_csv(cell) for cell in cells]
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from prunecli.compare import GENERALIZATION, Compared, Level, Summary
+from prunecli.compare import GENERALIZATION, SIGNIFICANCE, Compared, Level, Summary
 from prunecli.report.words import describe, differences
-from prunecli.statistics import false_positives
+from prunecli.statistics import Statistic, false_positives
 from prunecli.store.values import StoredRun
 
 NONE = "-"
@@ -68,7 +68,12 @@ def flaws(summary: Summary, level: Level) -> str:
 def mark(summary: Summary, level: Level) -> str:
     """Which of the levels that the paper names this one is: `optimal, sparsest better`, or empty."""
     optimal = summary.optimal.level if summary.optimal else None
-    marks = {"dense": summary.dense, "optimal": optimal, "sparsest better": summary.sparsest_better}
+    marks = {
+        "dense": summary.dense,
+        "optimal": optimal,
+        "sparsest better": summary.sparsest_better,
+        "sparsest corrected": summary.sparsest_better_corrected,
+    }
     return ", ".join(name for name, number in marks.items() if number == level.level)
 
 
@@ -77,7 +82,8 @@ def _run_table(compared: Compared, summary: Summary, brief: bool) -> Table:
     levels = [
         level for level in summary.levels if not brief or mark(summary, level) or level is summary.levels[-1]
     ]
-    cells = [_cells(compared, summary, level) for level in levels]
+    corrected = compared.corrected(summary, compared.metric)
+    cells = [_cells(compared, summary, level, corrected.get(level.level)) for level in levels]
     beside = {
         _heading(run, name): name for name in ("validation_error", "instability") if name != compared.metric
     }
@@ -87,10 +93,11 @@ def _run_table(compared: Compared, summary: Summary, brief: bool) -> Table:
     more = [f"{hidden} further levels; --all-levels shows them"] if hidden else []
     title = f"{run.name}: {describe(run.recipe)}; seeds {_listed(run.seeds)}; {run.status}"
     words = frozenset({"verdict", "mark"})
-    return Table(title, columns, rows, (*notes(compared, summary), *more), words, frozenset(beside))
+    spare = frozenset({*beside, "effect", "p (Holm)"})
+    return Table(title, columns, rows, (*notes(compared, summary), *more), words, spare)
 
 
-def _cells(compared: Compared, summary: Summary, level: Level) -> dict[str, str]:
+def _cells(compared: Compared, summary: Summary, level: Level, corrected: float | None) -> dict[str, str]:
     run, metric = summary.run, compared.metric
     difference = compared.difference(summary, level, metric)
     signed = f"+{_decimals(run, metric)}"
@@ -105,6 +112,8 @@ def _cells(compared: Compared, summary: Summary, level: Level) -> dict[str, str]
         "difference": NONE if difference.mean is None else f"{difference.mean:{signed}}",
         f"{100 * compared.confidence:.6g}% interval": f"[{low_high}]" if low_high else NONE,
         "verdict": difference.verdict or NONE,
+        "effect": NONE if difference.effect is None else f"{difference.effect:+.3g}",
+        "p (Holm)": NONE if corrected is None else f"{corrected:.2g}",
         _heading(run, "instability"): _spread(run, level, "instability"),
         "mark": ", ".join(filter(None, (mark(summary, level), flaws(summary, level)))),
     }
@@ -114,18 +123,48 @@ def _summary_table(compared: Compared) -> Table:
     metric = compared.metric
     columns = (
         *("run", "seeds", "weights in all", "dense"),
-        *("optimal at %", "optimal", "sparsest better at %", "sparsest better"),
+        *("optimal at %", "optimal", "verdict", "sparsest better at %", "sparsest better", "area"),
     )
     rows = []
     for summary in compared.summaries:
         run = summary.run
         dense, optimal, sparsest = (summary.pick(word) for word in ("dense", "optimal", "sparsest_better"))
         row = [run.name, str(len(run.seeds)), str(run.total), _spread(run, dense, metric)]
-        for level in (optimal, sparsest):
-            row += [_weights(level.density) if level else NONE, _spread(run, level, metric)]
-        rows.append(tuple(row))
+        verdict = compared.difference(summary, optimal, metric).verdict if optimal else None
+        row += [
+            _weights(optimal.density) if optimal else NONE,
+            _spread(run, optimal, metric),
+            verdict or NONE,
+        ]
+        row += [_weights(sparsest.density) if sparsest else NONE, _spread(run, sparsest, metric)]
+        rows.append((*row, _shown_statistic(run, summary.area(metric), metric)))
     title = f"{_heading(compared.summaries[0].run, metric)} of the marked levels, at % of weights remaining"
-    return Table(title, columns, tuple(rows), words=frozenset({"run"}))
+    words = frozenset({"run", "verdict"})
+    return Table(
+        title, columns, tuple(rows), tuple(_counts(compared)), words, frozenset({"weights in all", "area"})
+    )
+
+
+def _counts(compared: Compared) -> Iterator[str]:
+    """In how many of the runs the optimal level is better than what it is compared with."""
+    metric = compared.metric
+    found = [
+        compared.difference(summary, level, metric).verdict
+        for summary in compared.summaries
+        if (level := summary.pick("optimal"))
+    ]
+    counts = {word: found.count(word) for word in ("lower", "match", "higher")}
+    known = sum(counts.values())
+    dense = sum(
+        summary.optimal is not None and summary.optimal.level == summary.dense
+        for summary in compared.summaries
+    )
+    if known:
+        told = ", ".join(f"{word} in {count}" for word, count in counts.items())
+        yield f"optimal level against {_reference(compared)}: {told} of {known}"
+    if dense:
+        yield f"the dense level is the optimal one in {dense} of {len(compared.summaries)}"
+    yield "area: mean over the logarithm of the weights remaining, of seeds with every level"
 
 
 def _recipe_tables(runs: Sequence[StoredRun]) -> Iterator[Table]:
@@ -156,11 +195,18 @@ def _footnotes(compared: Compared) -> Iterator[str]:
             f"with {n} seeds that rule calls a difference {100 * false_positives(n):.1f}% of the time "
             "where there is none; the interval is Student's t on the same differences"
         )
+    if any(each.difference.p is not None for each in found):
+        yield (
+            "effect: mean difference / its sd; p (Holm): of Student's two-sided t test, corrected over the levels "
+            "of the run"
+        )
     for metric in sorted({summary.optimal.selected_by for summary in compared.summaries if summary.optimal}):
         optimistic = "; chosen by the test set itself, so its value is optimistic"
         yield f"optimal: lowest mean {_name(metric)}{optimistic if metric in GENERALIZATION else ''}"
     if any(summary.sparsest_better is not None for summary in compared.summaries):
         yield "sparsest better: the sparsest level with a lower test error than the dense level, by that rule"
+    if any(summary.sparsest_better_corrected is not None for summary in compared.summaries):
+        yield f"sparsest corrected: the same by the corrected test, p at most {SIGNIFICANCE:g}"
 
 
 def _reference(compared: Compared) -> str:
@@ -205,8 +251,12 @@ def _diverged(summary: Summary) -> Iterator[str]:
 
 
 def _spread(run: StoredRun, level: Level | None, metric: str) -> str:
-    found, decimals = level.statistic(metric) if level else None, _decimals(run, metric)
-    if found is None or found.mean is None:
+    return _shown_statistic(run, level.statistic(metric), metric) if level else NONE
+
+
+def _shown_statistic(run: StoredRun, found: Statistic, metric: str) -> str:
+    decimals = _decimals(run, metric)
+    if found.mean is None:
         return NONE
     return f"{found.mean:{decimals}}" + (f" ± {found.std:{decimals}}" if found.std is not None else "")
 
