@@ -42,6 +42,16 @@ class Entry:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     @property
+    def remote(self) -> bool:
+        """Whether the name is of something that is fetched over a network.
+
+        Raises:
+            UsageError: it is the address of such a thing, but not one that can be used.
+        """
+        told: Callable[[str], bool] | None = self.traits.get("remote")
+        return self.rest is not None and told is not None and told(self.rest)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The positional parameters: the evidence that the function asks for."""
         return tuple(p.name for p in _parameters(self.function) if p.kind is not p.KEYWORD_ONLY)

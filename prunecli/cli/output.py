@@ -52,6 +52,9 @@ DataRoot = Annotated[
 ]
 Download = Annotated[bool, typer.Option("--download", help="Download a dataset that is not there.")]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run python: models.")]
+AllowDownload = Annotated[
+    bool, typer.Option("--allow-download", help="Let the recipe fetch weights of timm:hf-hub: models.")
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors; print run folders only.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -31,17 +31,20 @@ def plan(
     device: output.Device = "auto",
     data_root: output.DataRoot = None,
     allow_code: output.AllowCode = False,
+    allow_download: output.AllowDownload = False,
     verbose: output.Verbose = False,
     json: output.AsJson = False,
 ) -> None:
     """Check a recipe and show what it will do: its levels, sizes, folders and cost. Runs nothing."""
     del verbose
-    loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code)
+    loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code, allow_download=allow_download)
     settings = make_settings(runs, device, data_root, download=False, source=loaded.source)
     print_plan(loaded, settings, as_json=json)
 
 
-def load_recipe(given: str, overrides: Sequence[str], seeds: str, *, allow_code: bool) -> Recipe:
+def load_recipe(
+    given: str, overrides: Sequence[str], seeds: str, *, allow_code: bool, allow_download: bool = False
+) -> Recipe:
     """The recipe that a command line names, its overrides put in."""
     from prunecli.recipe.library import find
 
@@ -53,7 +56,7 @@ def load_recipe(given: str, overrides: Sequence[str], seeds: str, *, allow_code:
     import prunecli.catalog  # noqa: F401  (registers what recipes name)
     from prunecli.recipe.load import load
 
-    return load(path, [*overrides, *chosen], allow_code=allow_code)
+    return load(path, [*overrides, *chosen], allow_code=allow_code, allow_download=allow_download)
 
 
 def make_settings(
@@ -137,6 +140,7 @@ def show(
     overrides: output.Overrides = None,
     seeds: output.Seeds = "",
     allow_code: output.AllowCode = False,
+    allow_download: output.AllowDownload = False,
     verbose: output.Verbose = False,
     json: output.AsJson = False,
 ) -> None:
@@ -144,7 +148,7 @@ def show(
     del verbose
     from prunecli.recipe.load import origins
 
-    loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code)
+    loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code, allow_download=allow_download)
     if json:
         output.print_json(
             [{"label": p.label, "recipe": p.experiment.plain(), "origins": origins(p)} for p in loaded.points]

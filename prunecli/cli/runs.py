@@ -49,6 +49,7 @@ def _verb(name: str, about: str, *, dense_only: bool) -> Callable[..., None]:
         checkpoint: output.Checkpoint = 300,
         patience: output.Patience = 420,
         allow_code: output.AllowCode = False,
+        allow_download: output.AllowDownload = False,
         progress: ProgressOption = Progress.auto,
         dry_run: DryRun = False,
         quiet: output.Quiet = False,
@@ -56,7 +57,9 @@ def _verb(name: str, about: str, *, dense_only: bool) -> Callable[..., None]:
         json: output.AsJson = False,
     ) -> None:
         del verbose
-        loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code)
+        loaded = load_recipe(
+            recipe, overrides or (), seeds, allow_code=allow_code, allow_download=allow_download
+        )
         settings = make_settings(
             runs,
             device,

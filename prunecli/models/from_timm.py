@@ -1,13 +1,15 @@
-"""The architectures of timm, without weights."""
+"""The architectures of timm, without weights, or with those of a pinned commit on the Hugging Face hub."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
 from torch import nn
 
 from prunecli.errors import UsageError, suggest
+from prunecli.models.hub import Address, ModelArgs, address_of, is_remote, load_trained_, read_config
 from prunecli.models.parameters import allocated
 from prunecli.models.stem import Stem, with_stem_
 from prunecli.registry import models
@@ -23,7 +25,7 @@ def timm_names() -> tuple[str, ...]:
     return tuple(timm.list_models())
 
 
-@models(name="timm:", names=timm_names)
+@models(name="timm:", names=timm_names, remote=is_remote)
 def timm_model(
     name: str,
     task: Task,
@@ -32,19 +34,46 @@ def timm_model(
     drop_rate: Rate | None = None,
     drop_path_rate: Rate | None = None,
 ) -> nn.Module:
-    """An architecture of timm; rates that are left out are the architecture's own."""
+    """An architecture of timm; rates that are left out are the architecture's own.
+
+    `timm:hf-hub:ORG/NAME@REVISION` has the trained weights of a commit on the Hugging Face hub, and needs
+    `--allow-download`; a classifier for another number of classes is drawn afresh.
+    """
+    given = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    rates = {rate: value for rate, value in given.items() if value is not None}
+    if (address := address_of(name)) is not None:
+        return _trained(address, task, stem, rates)
+    return with_stem_(_made(name, task, rates, f"timm:{name}"), stem, f"timm:{name}")
+
+
+def _trained(address: Address, task: Task, stem: Stem, rates: Mapping[str, float]) -> nn.Module:
+    """The architecture that a commit's config names, with its weights."""
+    if stem != "own":
+        raise UsageError(f"'stem: {stem}' would replace trained layers of {address}; leave it out")
+    config = read_config(address)
+    arguments = config.model_args or ModelArgs()
+    side = arguments.img_size
+    size = (side, side) if isinstance(side, int) else side
+    if size not in (None, task.shape[1:]):
+        raise UsageError(f"{address}: the weights are for images of {size}; the data's are {task.shape[1:]}")
+    pool = {} if arguments.global_pool is None else {"global_pool": arguments.global_pool}
+    model = _made(config.architecture, task, {**rates, **pool}, str(address))
+    load_trained_(model, address, f"timm:{config.architecture} for images of {task.shape}")
+    return model
+
+
+def _made(name: str, task: Task, given: Mapping[str, float | str], about: str) -> nn.Module:
+    """The architecture for the task; `about` is what errors call it."""
     import timm
 
     if name not in (known := timm_names()):
         # Nothing with a slash, a colon or a tag: `hf-hub:` and `local-dir:` would load strangers' files.
-        raise UsageError(f"timm has no architecture '{name}'{suggest(name, known)}")
+        raise UsageError(f"{about}: timm has no architecture '{name}'{suggest(name, known)}")
     options: dict[str, Any] = {"num_classes": task.classes, "in_chans": task.shape[0]}  # Any: each its own
-    if (about := timm.get_pretrained_cfg(name)) and about.fixed_input_size:
+    if (published := timm.get_pretrained_cfg(name)) and published.fixed_input_size:
         options["img_size"] = task.shape[1:]  # by timm's convention only models so marked take it
-    rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
-    options |= {rate: value for rate, value in rates.items() if value is not None}
+    options |= given
     try:
-        model = allocated(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
+        return allocated(about, lambda: timm.create_model(name, pretrained=False, **options))
     except (AssertionError, TypeError, ValueError) as error:
-        raise UsageError(f"timm:{name} cannot be made with {options}: {error}") from error
-    return with_stem_(model, stem, f"timm:{name}")
+        raise UsageError(f"{about} cannot be made with {options}: {error}") from error

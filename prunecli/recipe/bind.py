@@ -31,6 +31,7 @@ class Binder:
     """Reads nodes as values of annotations; `mistakes` fills up."""
 
     allow_code: bool = False
+    allow_download: bool = False
     mistakes: list[Mistake] = field(default_factory=list)
 
     def wrong(self, place: Place | None, message: str) -> _Wrong:
@@ -100,11 +101,17 @@ class Binder:
             return None
         try:
             entry = registry[name]
+            remote = entry.remote
         except UsageError as error:
             self.wrong(place, str(error))
             return None
         except KeyError:
             self.wrong(place, f"unknown {registry.one} '{name}'{suggest(name, registry)}")
+            return None
+        if remote:
+            if self.allow_download:
+                return entry
+            self.wrong(place, f"'{name}' is fetched from the network; give --allow-download if you trust it")
             return None
         if entry.rest is not None and "names" in entry.traits:
             known = entry.traits["names"]()

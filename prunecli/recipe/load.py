@@ -17,6 +17,7 @@ import yaml
 from prunecli.errors import Mistake, Place, RecipeError, UsageError, suggest
 from prunecli.experiment import Experiment
 from prunecli.recipe.bind import Binder
+from prunecli.recipe.label import folder_name
 from prunecli.recipe.nodes import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -33,6 +34,7 @@ from prunecli.recipe.nodes import (
 )
 from prunecli.recipe.options import schema_of
 from prunecli.recipe.paths import placed
+from prunecli.recipe.trained import lost_weights
 from prunecli.registry import Choice
 
 MAX_POINTS = 1_000
@@ -40,11 +42,6 @@ MAX_SWEPT = 200_000
 """Values in all points of a sweep together."""
 MAX_STAGES = 100_000
 """Stages of all points of a sweep together, written out."""
-LONGEST_LABEL = 54
-_RESERVED = frozenset(
-    ("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10)))
-)
-"""What Windows takes for devices, whatever follows after a dot."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +64,27 @@ class Recipe:
     points: tuple[Point, ...]
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Recipe:
+def load(
+    path: Path, overrides: Sequence[str] = (), *, allow_code: bool = False, allow_download: bool = False
+) -> Recipe:
     """The recipe in a file, with overrides `KEY=VALUE`.
 
     Raises:
         UsageError: the file cannot be read.
         RecipeError: all of the recipe's mistakes.
     """
-    return load_text(_text_of(path), str(path), overrides, stem=path.stem, allow_code=allow_code)
+    allowed = {"allow_code": allow_code, "allow_download": allow_download}
+    return load_text(_text_of(path), str(path), overrides, stem=path.stem, **allowed)
 
 
 def load_text(
-    text: str, source: str, overrides: Sequence[str] = (), *, stem: str = "recipe", allow_code: bool = False
+    text: str,
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    stem: str = "recipe",
+    allow_code: bool = False,
+    allow_download: bool = False,
 ) -> Recipe:
     """The recipe in a text; see `load`."""
     root, mistakes = read(text, source)
@@ -88,14 +94,15 @@ def load_text(
         root = _overridden(root, override, mistakes)
     points, known = [], set(mistakes)
     for suffix, point in _swept(root, sweep, mistakes):
-        binder = Binder(allow_code=allow_code)
+        binder = Binder(allow_code=allow_code, allow_download=allow_download)
         bound = binder.options(Experiment, point, "a recipe", Place(source))
         # The points of a sweep share most of their nodes, and so their mistakes.
         mistakes += [mistake for mistake in binder.mistakes if mistake not in known]
         known.update(binder.mistakes)
         if isinstance(bound, dict):
-            points.append(Point(_label(stem, suffix), Experiment(**bound), point))
+            points.append(Point(folder_name(stem + suffix), Experiment(**bound), point))
     mistakes += _twice(points, sweep) + _too_long(points, sweep)
+    mistakes += [mistake for point in points for mistake in lost_weights(point.experiment)]
     if points and not mistakes:
         mistakes += _unreadable(points[0])
     if mistakes:
@@ -265,15 +272,6 @@ def _twice(points: Sequence[Point], sweep: Table | None) -> list[Mistake]:
 
 def _short(node: Node, position: int) -> str:
     return str(node.value) if isinstance(node, Scalar) else str(position)
-
-
-def _label(stem: str, suffix: str) -> str:
-    """A folder's name that every system takes, to which a run adds nine characters of its digest."""
-    label = re.sub(r"[^A-Za-z0-9._-]+", "_", stem + suffix).lstrip("._-")
-    label = re.sub(r"\.{2,}", ".", label)
-    if label.partition(".")[0].upper() in _RESERVED:
-        label = f"recipe-{label}"
-    return label[:LONGEST_LABEL] or "recipe"
 
 
 def _in_reading_order(mistakes: Sequence[Mistake], overrides: Sequence[str]) -> list[Mistake]:

@@ -40,6 +40,7 @@ seeds: [0]
 procedure: [train]
 """
 OUTSIDE = "leads to .*, which is outside .*--data-root DIR allows another folder"
+HUB = "is not the address of a pinned commit; write timm:hf-hub:ORG/NAME@REVISION"
 LAUGHS = "\n".join(
     ["a0: &a0 [lol]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))]
 )
@@ -129,9 +130,17 @@ READ: dict[str, tuple[str, str]] = {
     "a wide and deep one": (with_("model", "{mlp: {hidden: [1000000, 1000000], width: 64}}"), "parameters, which takes .* there are"),
     "a negative width": (with_("model", "{lenet_5: {width: -1}}"), "greater than 0"),
     "a depth of 10^6": (with_("model", "cifar_resnet_1000000"), "unknown model"),
-    "hf-hub": (with_("model", "timm:hf-hub:evil/model"), "unknown model"),
-    "hf_hub": (with_("model", "timm:hf_hub:evil/model@0123456789"), "unknown model"),
-    "local-dir": (with_("model", "timm:local-dir:/etc"), "unknown model"),
+    "hf-hub": (with_("model", "timm:hf-hub:evil/model"), HUB),
+    "hf_hub": (with_("model", "timm:hf_hub:evil/model@0123456789"), HUB),
+    "hf-hub, a branch": (with_("model", "timm:hf-hub:evil/model@main"), HUB),
+    "hf-hub, up and away": (with_("model", f"timm:hf-hub:../../outside@{'0' * 40}"), HUB),
+    "hf-hub, another host": (with_("model", f"timm:hf-hub:http://127.0.0.1:9/a/b@{'0' * 40}"), HUB),
+    "hf-hub, a commit": (with_("model", f"timm:hf-hub:evil/model@{'0' * 40}"), "give --allow-download if you trust it"),
+    "hf-hub in a sweep": (BASE + f"sweep: {{model: [lenet_5, 'timm:hf-hub:evil/model@{'0' * 40}']}}\n", "give --allow-download"),
+    "hf-hub with options": (with_("model", f"{{timm:hf-hub:evil/model@{'0' * 40}: {{drop_rate: 0.1}}}}"), "give --allow-download"),
+    "a download allowed by the recipe": (with_("allow_download", "true"), "has no option 'allow_download'"),
+    "a download allowed by an option": (with_("model", f"{{timm:hf-hub:evil/model@{'0' * 40}: {{allow_download: true}}}}"), "give --allow-download"),
+    "local-dir": (with_("model", "timm:local-dir:/etc"), HUB),
     "a folder of weights": (with_("model", "timm:../../outside/model"), "unknown model"),
     "a checkpoint": (with_("model", "{timm:resnet18: {checkpoint_path: /etc/passwd}}"), "has no option 'checkpoint_path'"),
     "a weights address": (with_("model", "{timm:resnet18: {pretrained_cfg: {url: 'http://127.0.0.1:9/x'}}}"), "has no option 'pretrained_cfg'"),
