@@ -35,6 +35,7 @@ TITLES = {
     "criteria": "Criteria",
     "scopes": "Scopes",
     "observers": "Observers",
+    "scores": "Scores",
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunecli.datasets.values import Dataset
-from prunecli.errors import UsageError, suggest
+from prunecli.errors import Mistake, UsageError, suggest
 from prunecli.experiment import Experiment
 from prunecli.labels import check_labels
 from prunecli.models.parameters import prunable_names
@@ -51,19 +51,54 @@ def manner_of(experiment: Experiment) -> Manner:
 
 
 def make_targets(experiment: Experiment, seed: int, dataset: Dataset) -> Targets:
-    """Labels and splits: validation first, then noise outside it, then what is left out (see the contract)."""
+    """Labels and splits: validation first, then noise outside it, then what is left out (see the contract).
+
+    Raises:
+        UsageError: the labels do not fit the dataset, or change those of validation examples; or no example is
+            left to train on.
+        EnvironmentMissing, DamagedRun: the file that the labels are in is missing, or not what it has to be.
+    """
     clean = dataset.train.labels
     validation = validation_split(clean, experiment.validation, key("validation", dataset.fingerprint))
-    used = experiment.labels(
-        clean, ~validation, dataset.task.classes, key("labels", seed, dataset.fingerprint)
-    )
-    check_labels(used, dataset.task.classes, f"labels '{experiment.labels.name}'", count=len(clean))
+    used = _labels(experiment, seed, dataset, ~validation)
     chosen = experiment.examples(len(clean))
     split = torch.where(chosen, TRAINING, LEFT_OUT).to(torch.uint8)
     split[validation] = VALIDATION
     if not bool((split == TRAINING).any()):
         raise UsageError("no training example is left: 'validation' and 'examples' take all of them")
     return Targets(used, clean, split)
+
+
+def _labels(experiment: Experiment, seed: int, dataset: Dataset, changeable: Tensor) -> Tensor:
+    """The labels (N,) that the recipe's choice makes of what it asks for by its positional parameters."""
+    choice, clean = experiment.labels, dataset.train.labels
+    evidence = {
+        "labels": clean,
+        "changeable": changeable,
+        "classes": dataset.task.classes,
+        "key": key("labels", seed, dataset.fingerprint),
+        "seed": seed,
+        "seeds": tuple(experiment.seeds),
+        "fingerprint": dataset.fingerprint,
+        "folder": experiment.folder,
+    }
+    where = f"labels '{choice.name}'"
+    try:
+        for name in choice.entry.needs:
+            if name not in evidence:
+                raise UsageError(f"asks for '{name}'{suggest(name, evidence)}")
+        used: Tensor = choice(*(evidence[name] for name in choice.entry.needs))
+        check_labels(used, dataset.task.classes, where, count=len(clean))
+        changed = int((used != clean)[~changeable].sum())
+        if changed:
+            raise UsageError(
+                f"{changed:,} of {int((~changeable).sum()):,} validation examples have other labels than the "
+                "source's, and validation keeps clean labels; draw them outside it, with this 'validation'"
+            )
+    except UsageError as error:
+        message = str(error).removeprefix(f"{where}: ")
+        raise UsageError(str(Mistake(choice.place, f"{where}: {message}"))) from error
+    return used
 
 
 def build(experiment: Experiment, task: Task, key: int, device: torch.device) -> nn.Module:

@@ -11,8 +11,10 @@ from prunecli import (
     optimizers,
     schedules,
     scopes,
+    scores,
     selections,
     stages,
+    stored_labels,
 )
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "optimizers",
     "schedules",
     "scopes",
+    "scores",
     "selections",
     "stages",
+    "stored_labels",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -85,6 +86,20 @@ class Experiment:
     observe: list[ObserverChoice] = field(
         default_factory=lambda: [Choice("observers", "example_losses"), Choice("observers", "instability")]
     )
+
+    def __post_init__(self) -> None:
+        # What a file holds is a part of the value, wherever the file lies.
+        pinned = self.labels.entry.traits.get("pinned")
+        if pinned is not None:
+            object.__setattr__(self, "labels", pinned(self.labels, self.folder))
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the recipe is in; None where it came from no file."""
+        chosen = (self.labels, self.model, self.data, self.optimizer, self.learning_rate, *self.procedure)
+        sources = [choice.place.source for choice in chosen if choice.place is not None]
+        files = (Path(source) for source in sources if source not in ("argument", "default"))
+        return next((path.parent for path in files if path.is_file()), None)
 
     def plain(self, *, results_only: bool = False) -> dict[str, Any]:  # Any: a recipe's values
         """The recipe's form, defaults spelled out; `results_only` leaves out what changes no result."""

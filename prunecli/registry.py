@@ -221,6 +221,7 @@ stages = Registry("stages", "stage")
 criteria = Registry("criteria", "criterion")
 scopes = Registry("scopes", "scope")
 observers = Registry("observers", "observer")
+scores = Registry("scores", "score")
 
 ModelChoice = Annotated[Choice, Among("models")]
 InitializationChoice = Annotated[Choice, Among("initializations")]

@@ -23,17 +23,21 @@ LAYERS = """
     recipe
     store
     masks augmentations initializations labels optimizers schedules selections
-    state training criteria scopes models datasets
+    state training criteria scopes scores models datasets
+    stored_labels
     store.states
     store.slots
     building
     lab
-    evidence observers estimate
+    evidence example_evidence observers estimate
     stages measuring
     procedure
     catalog
     runs
-    seeds placing plan
+    seeds placing plan score_plan
+    score_checks
+    scoring
+    noise
     engine
     expression statistics
     compare

@@ -12,9 +12,11 @@ import typer
 import prunecli
 from prunecli.cli.compare import compare
 from prunecli.cli.machine import check, doctor, status
+from prunecli.cli.noise import noise
 from prunecli.cli.output import INTERRUPTED, command
 from prunecli.cli.recipes import cp, ls, plan, schema, show
 from prunecli.cli.runs import prune, train
+from prunecli.cli.score import score
 from prunecli.stopping import SIGNALS
 
 app = typer.Typer(
@@ -46,7 +48,7 @@ def _options(
 
 STUDY, RECIPES, MACHINE = "Study", "Recipes", "Runs and the machine"
 for panel, commands in (
-    (STUDY, (train, prune, compare)),
+    (STUDY, (train, prune, noise, score, compare)),
     (RECIPES, (plan, ls, cp, show, schema)),
     (MACHINE, (status, check, doctor)),
 ):

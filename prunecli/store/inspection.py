@@ -18,8 +18,10 @@ from prunecli.errors import DamagedRun, NewerFormat, UsageError
 from prunecli.store import codec
 from prunecli.store.folder import RunFolder
 from prunecli.store.guard import Guarded
+from prunecli.store.labels import is_label_store, read_labels_here
 from prunecli.store.lock import is_locked
 from prunecli.store.run_file import check_folders, part_seeds, read_run_json
+from prunecli.store.scores import is_score_store, score_problems
 from prunecli.store.sealing import read_file, read_record, record_path, remove, vouches
 from prunecli.store.values import Measured
 
@@ -114,7 +116,7 @@ def problems(path: Path) -> list[str]:
 
 
 def check_file(path: Path) -> list[str]:
-    """What is wrong with a single `store.h5`.
+    """What is wrong with a single `store.h5`, label store or score store.
 
     Raises:
         DamagedRun: it is not what its record says, or no store.
@@ -122,6 +124,11 @@ def check_file(path: Path) -> list[str]:
     found = read_record(path)
     if found is None:
         raise DamagedRun(f"{path}: has no record beside it, so nothing vouches for its content")
+    if is_score_store(found[0]):
+        return score_problems(path)
+    if is_label_store(found[0]):
+        read_labels_here(path)
+        return []
     data = read_file(path)
     for facts in (found[0], found[0].get("replaces")):
         if isinstance(facts, dict) and vouches(facts, data):
