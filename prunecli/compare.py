@@ -14,6 +14,7 @@ from prunecli.errors import GateFailed, NotComparable, PrunecliError, suggest
 from prunecli.expression import Expression
 from prunecli.statistics import Difference, Statistic, area, holm, paired, statistic
 from prunecli.store.values import StoredRun
+from prunecli.subgroups import Subgroups
 
 # Regression stores no errors, so its losses stand in.
 SELECTORS = ("validation_error", "test_error", "validation_loss", "test_loss")
@@ -133,6 +134,7 @@ class Compared:
     metric: str = "test_error"
     reference: Reference | None = None
     confidence: float = 0.95
+    subgroups: tuple[Subgroups, ...] = ()
 
     def reference_of(self, summary: Summary) -> Reference:
         """What this run's levels are compared with."""

@@ -40,6 +40,7 @@ LAYERS = """
     noise
     engine
     expression statistics
+    subgroups
     compare
     report
     cli

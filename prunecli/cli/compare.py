@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunecli.cli import output
+from prunecli.cli.groups import Grouping, checked_levels, with_subgroups
 from prunecli.errors import NotComparable, PrunecliError, StorageError, UsageError, suggest
 from prunecli.expression import LEVELS, Expression, parse
 
@@ -52,6 +53,7 @@ class Settings:
     files: tuple[Path, ...] = ()
     brief: bool | None = None
     root: Path = Path("runs")
+    grouping: Grouping | None = None
 
 
 def compare(
@@ -90,6 +92,18 @@ def compare(
         bool | None,
         typer.Option("--all-levels/--brief", help="Every level, or the marked ones; brief for several runs."),
     ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(metavar="SCORES", help="Also training losses by percentiles of a score store's score."),
+    ] = None,
+    score: Annotated[str, typer.Option(help="The score to group by; el2n by default.")] = "",
+    bins: Annotated[int, typer.Option(min=1, max=1000, help="How many groups of equal size.")] = 20,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LEVEL", help="A level to group at; optimal and sparsest_better by default; repeatable."
+        ),
+    ] = None,
     root: output.Runs = Path("runs"),
     verbose: output.Verbose = False,
 ) -> None:
@@ -97,17 +111,21 @@ def compare(
     del verbose
     from prunecli.store.reading import read_run
 
+    chosen = tuple(output.parse_seeds(seeds)) if seeds else ()
+    if groups is None and (score or level):
+        raise UsageError("--score and --level choose what is grouped: give --groups SCORES too")
     settings = Settings(
         metric=metric,
         against=against,
         gates=tuple(parse(text) for text in fail_if or ()),
         require_n=require_n,
         confidence=_checked_confidence(confidence),
-        seeds=tuple(output.parse_seeds(seeds)) if seeds else (),
+        seeds=chosen,
         format=Format.json if json else format,
         files=_checked_files(files or ()),
         brief=None if all_levels is None else not all_levels,
         root=root,
+        grouping=Grouping(groups, score, bins, checked_levels(level or ()), chosen) if groups else None,
     )
     compare_runs(runs or (), settings, read_run)
 
@@ -130,6 +148,9 @@ def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: 
     if not runs:
         return
     compared = _compared(runs, settings, read)
+    if settings.grouping:
+        with _collecting_(errors):
+            compared = with_subgroups(compared, settings.grouping, errors)
     # A metric that no run knows is a slip of the pen: no table of dashes.
     if any(settings.metric in summary.run.metrics for summary in compared.summaries):
         _emit(compared, settings)

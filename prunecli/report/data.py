@@ -12,6 +12,7 @@ from prunecli.compare import DIVERGED, Compared, Comparison, Level, Summary
 from prunecli.report.table import mark
 from prunecli.report.words import shown
 from prunecli.statistics import Statistic
+from prunecli.subgroups import Subgroups
 
 CSV_COLUMNS = (
     *("run", "level", "density", "spent", "metric", "mean", "std", "n"),
@@ -39,7 +40,7 @@ def as_json(compared: Compared) -> str:
             for corrected in [compared.corrected(summary, compared.metric)]
             for found in compared.comparisons_of(summary, compared.metric)
         ],
-        "subgroups": [],
+        "subgroups": [_subgroups_json(found) for found in compared.subgroups],
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
@@ -114,6 +115,31 @@ def _comparison_json(found: Comparison, corrected: float | None) -> dict[str, An
         "effect": difference.effect,
         "p": difference.p,
         "p_corrected": corrected,
+    }
+
+
+def _subgroups_json(found: Subgroups) -> dict[str, Any]:  # Any: JSON
+    return {
+        "run": found.a.run,
+        "level": found.a.level,
+        "against": found.b.run,
+        "level_against": found.b.level,
+        "score": found.score,
+        "groups": [
+            {
+                "lo": group.lo,
+                "hi": group.hi,
+                "examples": group.size,
+                "difference": group.difference.mean,
+                "std": group.difference.std,
+                "n": group.difference.n,
+                "interval": None if group.difference.interval is None else list(group.difference.interval),
+                "verdict": group.difference.verdict,
+            }
+            for group in found.groups
+        ],
+        "ratio": found.ratio,
+        "ratio_by_example": found.ratio_by_example,
     }
 
 

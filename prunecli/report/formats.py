@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from prunecli.compare import Compared
+from prunecli.report.cells import Table
 from prunecli.report.data import as_csv, as_json
-from prunecli.report.table import Table, tables
+from prunecli.report.table import tables
 from prunecli.report.words import shown
 
 if TYPE_CHECKING:

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from prunecli.compare import GENERALIZATION, SIGNIFICANCE, Compared, Level, Summary
+from prunecli.report.cells import NONE, Table
+from prunecli.report.subgroups import subgroup_table
 from prunecli.report.words import describe, differences
 from prunecli.statistics import Statistic, false_positives
 from prunecli.store.values import StoredRun
 
-NONE = "-"
 NAMED_LAYERS = 4
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells of raw text under `columns`, one string each; the notes stand below it."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-    words: frozenset[str] = frozenset()
-    """The columns of words, aligned left; numbers are aligned right."""
-    spare: frozenset[str] = frozenset()
-    """The columns that a narrow terminal may leave out, saying so."""
 
 
 def tables(compared: Compared, *, brief: bool = False) -> list[Table]:
@@ -35,6 +21,7 @@ def tables(compared: Compared, *, brief: bool = False) -> list[Table]:
     if len(compared.summaries) > 1:
         made.append(_summary_table(compared))
         made += _recipe_tables([summary.run for summary in compared.summaries])
+    made += [subgroup_table(found, compared.confidence) for found in compared.subgroups]
     return [*made, Table("", (), (), tuple(_footnotes(compared)))]
 
 
