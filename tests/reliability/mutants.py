@@ -79,7 +79,7 @@ MUTANTS = (
         "parts are not checked against their records",
         SEALING,
         "damage_is_found",
-        "    if not vouches(record, data):\n",
+        '    if size != record.get("size") or hashed.hexdigest() != record.get("sha256"):\n',
         "    if not record:\n",
     ),
     mutant(
