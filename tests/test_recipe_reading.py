@@ -202,9 +202,10 @@ def laughing(width: int, depth: int, word: str) -> str:
     ],
 )
 def test_a_recipe_that_explodes_is_refused_at_once(text):
-    start = time.perf_counter()
+    """In processor time, which other work on the machine does not lengthen; unbounded it would be hours."""
+    start = time.process_time()
     assert "a recipe has at most 20,000 values" in said_of(text)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -218,9 +219,9 @@ def test_a_recipe_that_explodes_is_refused_at_once(text):
     ],
 )
 def test_a_large_recipe_is_answered_soon_and_briefly(text):
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(said_of(text)) < 80_000
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8
 
 
 def test_aliases_and_a_byte_order_mark_are_read():
@@ -535,9 +536,9 @@ def test_a_wrong_sweep_is_said_with_its_place(sweep, column, said):
 
 def test_a_long_recipe_is_swept_over_fewer_points():
     text = BASE.replace("  - train\n", "  - train\n" * 5_000) + f"sweep: {{epochs: {list(range(1, 900))}}}\n"
-    start = time.perf_counter()
+    start = time.process_time()
     assert "points where the recipe is so long; this has 899" in said_of(text)
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8
 
 
 # --- Origins, and back to YAML
