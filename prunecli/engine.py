@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from prunecli.determinism import prepare_workspace
-from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat
+from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, Stopped
 from prunecli.patience import patiently
 from prunecli.placing import Task, side_by_side
 from prunecli.progress import (
@@ -167,8 +167,10 @@ def _begin(
         # What is complete is only read, and may well be read-only; what was left behind goes if it can.
         if folder.leftovers(seeds) and os.access(folder.path, os.W_OK):
             folder.refuse_links()
-            locks.enter_context(locked(folder.path, say))
-            _clear(folder, sorted(folder.stored_seeds()), tell)
+            # Whoever holds the lock clears it, or has just put the store together.
+            with suppress(Stopped):
+                locks.enter_context(locked(folder.path, say))
+                _clear(folder, sorted(folder.stored_seeds()), tell)
     else:
         folder.refuse_links()
         make_folder(folder.path)

@@ -459,6 +459,16 @@ def test_a_disk_that_is_full_at_the_beginning_is_waited_for(tmp_path, monkeypatc
     assert (path / "store.h5").exists()
 
 
+def test_a_complete_run_that_another_process_clears_is_complete(run):
+    (run / "parts" / "seed-0").mkdir(parents=True)
+    with locked(run):
+        (finished,) = carry_out_all(recipe(), Settings(runs=run.parent), lambda _event: None)
+    assert finished.complete
+    assert (run / "parts").exists()
+    carry_out_all(recipe(), Settings(runs=run.parent), lambda _event: None)
+    assert not (run / "parts").exists()
+
+
 def test_a_lock_names_its_holder(tmp_path):
     with (
         locked(tmp_path),

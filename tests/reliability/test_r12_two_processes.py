@@ -66,10 +66,12 @@ def locked_out(folder: Path, expected: Undisturbed, writers: int, counts: Counte
     codes = [child.wait() for child in children]
     workers = [child for child in children if any(line.startswith("level") for line in child.lines)]
     assert len(workers) == 1, f"{how}: {len(workers)} worked; exits {codes}"
-    holder = f"process {workers[0].pid} on {socket.gethostname()}"
+    # Usually the one that works; at the end it may be one that came late and clears what that has left.
+    holders = [f"process {child.pid} on {socket.gethostname()}" for child in children]
     for child, code in zip(children, codes, strict=True):
         assert code in (0, Stopped.status), f"{how}: exit {code}: {child.error}"
-        assert code == 0 or holder in child.error, f"{how}: does not name {holder}: {child.error}"
+        named = any(holder in child.error for holder in holders)
+        assert code == 0 or named, f"{how}: names none of {holders}: {child.error}"
         counts["turned away"] += code == Stopped.status
     assert codes[children.index(workers[0])] == 0, f"{how}: the one that worked ended with {codes}"
     counts["writers"] += writers
