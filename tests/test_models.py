@@ -13,12 +13,14 @@ from conftest import small
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-import prunecli.models  # noqa: F401  (registers the models)
+import prunecli.catalog  # noqa: F401  (registers what recipes name)
 from prunecli.errors import OutOfMemory, UsageError
 from prunecli.initializations import LINEAR_OR_CONVOLUTION, kaiming_normal_, pytorch_
 from prunecli.models.cifar_resnet import _ResNet
 from prunecli.models.parameters import check_batches, count, prunable_names
 from prunecli.models.width import Width
+from prunecli.recipe.library import folder
+from prunecli.recipe.load import load
 from prunecli.registry import Choice, initializations, models
 from prunecli.task import Task
 
@@ -387,3 +389,20 @@ def test_batches_of_one_do_not_fit_batch_norm(size: int, examples: int, fits: bo
     else:
         with pytest.raises(UsageError, match=r"BatchNorm .*needs batches of two"):
             check_batches(experiment, norm, examples)
+
+
+WIDTHS = {
+    "lenet_mnist": [300, 240, 192, 154, 123, 98, 79, 63, 50, 40],
+    "resnet20_cifar10": [16, 13, 10, 8, 7, 5, 4, 3, 2],
+    "vgg16_cifar10": [64, 51, 41, 33, 26, 21, 17, 13, 11, 9],
+    "resnet32_cifar100": [32, 26, 20, 16, 13, 10, 8, 7, 5, 4],
+}
+"""0.8^k of the width, rounded from the unrounded product, without what rounds to the width before."""
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_the_widths_of_the_papers_recipes(name):
+    points = load(folder() / "jin2022" / f"{name}_width.yaml").points
+    task = points[0].experiment.data.entry.traits["facts"].task
+    found = [next(point.experiment.model(task).parameters()).shape[0] for point in points]
+    assert found == WIDTHS[name]
