@@ -20,7 +20,7 @@ from test_r01_crash_points import role, starts
 from prunecli.errors import PrunecliError, StorageError
 
 NAME = "R3 failing calls"
-DRAWN = 300
+DRAWN = 100
 """Cases of the long version, beside those of every kind and way."""
 NEVER = 10**12
 SHORT_WRITE, FULL = "a short write", "a disk that stays full"

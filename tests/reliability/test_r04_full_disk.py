@@ -64,7 +64,7 @@ def prepared(folder: Path) -> Undisturbed:
 def limited(scale: Scale, folder: Path, expected: Undisturbed) -> Figures:
     """Runs whose files may have so many bytes (RLIMIT_FSIZE), then as many as they like."""
     rng = random.Random(scale.seed)
-    drawn = rng.sample(range(1, 110_000), scale.of(0, 200))
+    drawn = rng.sample(range(1, 110_000), scale.of(0, 100))
     stopped = 0
     for limit in (*LIMITS, *drawn):
         runs = folder / f"limit-{limit}" / "runs"
@@ -77,7 +77,7 @@ def limited(scale: Scale, folder: Path, expected: Undisturbed) -> Figures:
 
 def full(scale: Scale, disk: Path, expected: Undisturbed) -> Figures:
     """Runs on file systems (tmpfs) that have so much room, then more."""
-    count, stopped = scale.of(3, 120), 0
+    count, stopped = scale.of(3, 40), 0
     for number in range(count):
         size = 4096 * (2 + number * 96 // count)
         mount(disk, size)

@@ -51,7 +51,7 @@ def in_one_process(scale: Scale, folder: Path) -> Figures:
     draw = random.Random(scale.seed)
     latencies: list[float] = []
     came_too_late = 0
-    for number in SIGNALS * scale.of(2, 150):
+    for number in SIGNALS * scale.of(2, 40):
         runs = folder / f"{number.name}-{draw.random()}"
 
         def action(say, runs=runs):
@@ -88,7 +88,7 @@ def to_process_groups(scale: Scale, folder: Path) -> Figures:
     images(folder / "images")
     (folder / "folder.yaml").write_text(FOLDER_RECIPE)
     whole = commanded(folder, folder / "whole", None)
-    kinds = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT][: scale.of(1, 3)] * scale.of(1, 10)
+    kinds = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT][: scale.of(1, 3)] * scale.of(1, 4)
     for number, kind in enumerate(kinds):
         runs = folder / f"group-{number}"
         commanded(folder, runs, kind)

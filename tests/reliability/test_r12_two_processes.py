@@ -36,7 +36,7 @@ def rounds(scale: Scale, folder: Path) -> Figures:
     expected = in_fork(small_run.undisturbed, folder)
     rng = random.Random(scale.seed)
     counts: Counter[str] = Counter()
-    for number in range(scale.of(3, 300)):
+    for number in range(scale.of(3, 60)):
         for kind in (locked_out, lock_broken, read_meanwhile):
             place = folder / f"{kind.__name__}-{number}"
             place.mkdir()
