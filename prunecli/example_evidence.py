@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,8 +13,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from prunecli.datasets.values import Augment
-from prunecli.errors import Diverged, OutOfMemory, UsageError, suggest
-from prunecli.lab import EVALUATION_BATCH, Lab
+from prunecli.errors import Diverged, UsageError, suggest
+from prunecli.lab import EVALUATION_BATCH, Lab, allocating
 from prunecli.masks import Tensors
 from prunecli.memory import in_words
 from prunecli.randomness import key
@@ -122,7 +121,7 @@ def look(lab: Lab, state: State, scores: Sequence[Choice], mode: Mode = "evaluat
             lab.pause(lambda: state, 0)
             seed_(lab.device, key("look", lab.seed, state.spent, number))
             labels = lab.targets.used[index]
-            with _in_memory(f"the evaluation of {len(index)} examples"), torch.no_grad():
+            with allocating(f"the evaluation of {len(index)} examples"), torch.no_grad():
                 logits = forward(lab.model, batch, lab.manner).double().cpu()
             correct.append(logits.argmax(1) == labels)
             probability.append(logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1))
@@ -197,7 +196,7 @@ def _of_batch(score: Choice, lab: Lab, images: Tensor, logits: Tensor, labels: T
         if "gradients" in score.entry.needs:
             lab.pause(lab.initial, 0)
             some = index.to(images.device)
-            with _in_memory(f"the gradients of {len(index)} examples ({in_words(4 * size * len(index))})"):
+            with allocating(f"the gradients of {len(index)} examples ({in_words(4 * size * len(index))})"):
                 evidence["gradients"] = example_gradients(
                     lab.model, images[some], labels[index].to(images.device), lab.manner
                 )
@@ -241,16 +240,3 @@ def _finite(name: str, values: Tensor) -> Tensor:
     if wrong := int((~values.isfinite()).sum()):
         raise Diverged(f"score '{name}' of {wrong:,} of {len(values):,} examples is NaN or infinite")
     return values
-
-
-@contextmanager
-def _in_memory(what: str) -> Iterator[None]:
-    """Make an allocator's complaint an OutOfMemory that says what did not fit."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        first = str(error).strip().partition("\n")[0]
-        # torch's CPU allocator raises a bare RuntimeError.
-        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in first):
-            raise
-        raise OutOfMemory(f"out of memory in {what} ({first or 'no more is said'})") from error

@@ -104,7 +104,7 @@ class Lab:
             count = min(left - done, self.steps_per_epoch - offset)
             batches = self._batches(epoch, offset, count, state.step + done, rate_at)
             taken: list[Step] = []
-            with _in_memory(f"a training step of batch_size {self.experiment.batch_size}"):
+            with allocating(f"a training step of batch_size {self.experiment.batch_size}"):
                 for step in fit(self.model, optimizer, batches, state.masks, self.manner):
                     taken.append(step)
                     # On a GPU a look at each loss would wait for it: there the epoch's end is early enough.
@@ -173,7 +173,7 @@ class Lab:
         while True:
             batches = self._evaluated(split, labels, size, lambda: state)
             try:
-                with _in_memory(f"the evaluation of {size} examples"):
+                with allocating(f"the evaluation of {size} examples"):
                     return Outcomes(*outcomes(self.model, batches, self.manner))
             except OutOfMemory as error:
                 if size == 1:
@@ -252,7 +252,7 @@ def make_lab(
 
 
 @contextmanager
-def _in_memory(what: str) -> Iterator[None]:
+def allocating(what: str) -> Iterator[None]:
     """Make an allocator's complaint an OutOfMemory that says what did not fit."""
     try:
         yield

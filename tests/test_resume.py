@@ -200,18 +200,21 @@ def test_a_strangers_file_among_the_states_is_set_aside(tmp_path):
     assert "has no record beside it; moved to" in said(heard)
 
 
-def test_a_disk_that_is_full_at_the_merge_is_waited_for(tmp_path, whole, monkeypatch):
+@pytest.mark.parametrize("name", ["run.json", "store.h5"])
+def test_a_disk_that_is_full_at_the_beginning_or_at_the_merge_is_waited_for(
+    tmp_path, whole, monkeypatch, name
+):
     replace_file, failed = os.replace, []
 
     def full(source, target):
-        if Path(target).name == "store.h5" and not failed:
+        if Path(target).name == name and not failed:
             failed.append(target)
             raise OSError(errno.ENOSPC, "No space left on device")
         replace_file(source, target)
 
     monkeypatch.setattr(os, "replace", full)
     path, heard = carried_out(tmp_path, patience=(0.0,))
-    assert "store.h5: the disk is full; " in said(heard)
+    assert f"{name}: the disk is full; " in said(heard)
     assert "trying again in 0 s" in said(heard)
     assert (path / "store.h5").read_bytes() == (whole / "store.h5").read_bytes()
 
@@ -442,21 +445,6 @@ def test_room_that_may_not_reach_to_the_end_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, room))
     heard = carried_out(tmp_path, "seeds=[0, 1, 2]")[1]
     assert "levels and stores may come to 0.8 MB in the end, before compression" in said(heard)
-
-
-def test_a_disk_that_is_full_at_the_beginning_is_waited_for(tmp_path, monkeypatch):
-    replace_file, failed = os.replace, []
-
-    def full(source, target):
-        if Path(target).name == "run.json" and not failed:
-            failed.append(target)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace_file(source, target)
-
-    monkeypatch.setattr(os, "replace", full)
-    path, heard = carried_out(tmp_path, patience=(0.0,))
-    assert "run.json: the disk is full; " in said(heard)
-    assert (path / "store.h5").exists()
 
 
 def test_a_complete_run_that_another_process_clears_is_complete(run):
