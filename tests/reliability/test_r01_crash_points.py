@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -157,10 +158,11 @@ def cut_after_kill(folder: Path, moment: int, expected: Undisturbed, place: Plac
     What the first process had not synced is still not synced: the second must not build on it.
     """
     folder.mkdir()
-    second = False
+    second, writer = False, os.getpid()
 
     def stop(op: Op) -> None:
-        if len(recorder.ops) >= moment and not second:
+        # What reads stores is a fork; the kill is of the one that writes.
+        if len(recorder.ops) >= moment and not second and os.getpid() == writer:
             raise Stop
 
     with Recorder(folder, stop) as recorder:
