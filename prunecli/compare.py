@@ -173,8 +173,12 @@ class Compared:
 
     def corrected(self, summary: Summary, metric: str) -> dict[int, float]:
         """The p value of each of the run's levels against its reference, corrected over its levels (Holm)."""
-        found = {level.level: self.difference(summary, level, metric).p for level in summary.levels}
-        return holm({number: p for number, p in found.items() if p is not None})
+        found = {level.level: self.difference(summary, level, metric) for level in summary.levels}
+        # A level whose differences are all equal has no test, and is one of those that were looked at all the same.
+        family = {
+            number: 1.0 if one.p is None else one.p for number, one in found.items() if one.std is not None
+        }
+        return {number: p for number, p in holm(family).items() if found[number].p is not None}
 
     def difference(self, summary: Summary, level: Level, metric: str) -> Difference:
         """This level's difference to its reference; of no seeds where there is nothing to compare."""

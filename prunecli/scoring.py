@@ -29,7 +29,7 @@ from prunecli.score_plan import Scoring, ScoringRun, runs_of
 from prunecli.scores import RUNS
 from prunecli.stopping import Stop, flagged
 from prunecli.store.guard import Array
-from prunecli.store.lock import is_locked, locked
+from prunecli.store.lock import locked
 from prunecli.store.scores import (
     Provenance,
     Score,
@@ -79,9 +79,8 @@ def carry_out_scoring(scoring: Scoring, tell: Listener) -> ScoreStore:
     prepare_workspace()
     with ExitStack() as until_the_end:
         if _is_complete(scoring):
+            # Parts that are there may be another command's, of more runs or another average: they stay.
             tell(Said(f"{scoring.output}: complete; nothing to do"))
-            if scoring.parts.path.is_dir() and not is_locked(scoring.parts.path):
-                scoring.parts.tidy(_names(scoring))
             return read_scores(scoring.output)
         until_the_end.enter_context(denormals_flushed())
         until_the_end.enter_context(held(scoring.experiment.determinism))

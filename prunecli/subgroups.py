@@ -144,6 +144,11 @@ def _of_seed(
             f"{where}: of other label draws ({different:,} of {len(mine.label):,} labels differ); compare runs whose "
             "labels are drawn alike"
         )
+    for what, fingerprint in ((side_b.run, theirs.fingerprint), ("the scores", scores.fingerprint)):
+        if fingerprint != mine.fingerprint:
+            raise NotComparable(
+                f"{side_a.run} and {what}: of other data (fingerprint {mine.fingerprint[:12]} and {fingerprint[:12]})"
+            )
     values = scores.scores[name].values[scores.row(seed, mine.label)]
     both = (mine.split == TRAINING) & (theirs.split == TRAINING) & np.isfinite(values)
     if int(both.sum()) < bins:
@@ -151,6 +156,8 @@ def _of_seed(
             f"{where}: {int(both.sum())} examples that both were trained on make no {bins} groups"
         )
     differences = mine.loss[side_a.level].astype(np.float64) - theirs.loss[side_b.level]
+    if not np.isfinite(differences[both]).all():
+        raise NotComparable(f"{where}: losses that are NaN or infinite are stored there")
     groups = groups_of(values, both, bins)
     return _OfSeed(groups, [float(differences[group].mean()) for group in groups], differences)
 

@@ -220,6 +220,16 @@ def test_the_corrected_test_names_a_level_only_where_it_is_sure() -> None:
     assert corrected[1] < 0.05 < corrected[2]
 
 
+def test_a_level_without_a_test_is_one_of_the_family() -> None:
+    """Level 2 is the dense level in every seed: nothing to test, but looked at."""
+    run = stored(test_error=[[3.0, 2.0, 3.0], [3.1, 2.1, 3.1], [3.0, 1.9, 3.0]])
+    summary = summarize(run)
+    compared = Compared((summary,))
+    p = compared.difference(summary, summary.levels[1], "test_error").p
+    assert p is not None
+    assert compared.corrected(summary, "test_error") == pytest.approx({1: 2 * p})
+
+
 def test_the_area_is_of_the_seeds_that_have_every_level() -> None:
     run = stored(test_error=[[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [3.0, NAN, 3.0]])
     assert summarize(run).area("test_error").values == pytest.approx((1.0, 2.0, None))

@@ -49,12 +49,13 @@ def prepared(
     *overrides: str,
     scores: tuple[Choice, ...] = (EL2N,),
     every_seed: bool = False,
+    output: str = "scores.h5",
     **asked: object,
 ) -> Scoring:
     recipe = load_text(RECIPE, "small.yaml", [FEW, *overrides], stem="small")
     settings = Settings(runs=folder / "runs")
     every = Asked(scores, **{"runs": 2, **asked})
-    return prepare_scoring(recipe, every, settings, folder / "scores.h5", every_seed=every_seed)
+    return prepare_scoring(recipe, every, settings, folder / output, every_seed=every_seed)
 
 
 def scored(folder: Path, *overrides: str, heard: list[Event] | None = None, **asked: object) -> ScoreStore:
@@ -268,6 +269,17 @@ def stopped_after(folder: Path, runs: int) -> Path:
         scored(folder, NOISY, heard=Asking(RunScored, runs - 1))
     (parts,) = (folder / "runs" / ".scores").iterdir()
     return parts
+
+
+def test_a_command_deletes_no_parts_of_one_that_asked_for_more(tmp_path):
+    scored(tmp_path, NOISY)
+    with pytest.raises(Stopped):
+        scored(tmp_path, NOISY, runs=5, output="more.h5", heard=Asking(RunScored, 3))
+    there = sorted((tmp_path / "runs" / ".scores").glob("*/seed-*/*.h5"))
+    assert len(there) == 4
+    scored(tmp_path, NOISY)
+    scored(tmp_path, NOISY, runs=1, output="fewer.h5")
+    assert set(there) <= set((tmp_path / "runs" / ".scores").glob("*/seed-*/*.h5"))
 
 
 def test_more_runs_go_on_from_fewer(tmp_path):

@@ -32,7 +32,11 @@ def seed_examples(loss: list[float], *, level: int = 0, split: list[int] | None 
     n = len(loss)
     values = np.array(loss, dtype=np.float32)
     return SeedExamples(
-        np.arange(n) % 10, np.array(split or [0] * n, dtype=np.uint8), {level: values}, {level: values < 1}
+        np.arange(n) % 10,
+        np.array(split or [0] * n, dtype=np.uint8),
+        {level: values},
+        {level: values < 1},
+        "2" * 64,
     )
 
 
@@ -115,6 +119,8 @@ def test_one_seed_has_differences_and_no_verdict():
         (lambda side: {0: replace(side[0], label=side[0].label + 1)}, "of other label draws"),
         (lambda side: {0: seed_examples([0.0] * 3, level=3)}, "they are of other data"),
         (lambda side: {0: replace(side[0], split=np.array([0, 2, 2, 2], np.uint8))}, "make no 2 groups"),
+        (lambda side: {0: replace(side[0], fingerprint="3" * 64)}, "of other data"),
+        (lambda side: {0: seed_examples([np.inf] * 4, level=3)}, "NaN or infinite"),
     ],
 )
 def test_what_cannot_be_compared_is_named(change, message):
@@ -146,7 +152,7 @@ def studied(tmp_path_factory) -> Path:
         },
         recipe_digest="0" * 64,
         scoring_digest="1" * 64,
-        fingerprint="2" * 64,
+        fingerprint=found[0].fingerprint,
     )
     runs = {"loss": store.scores["loss"].values[:, None]}
     texts = dict.fromkeys(("recipe", "versions", "dataset_fingerprint"), "")
@@ -208,6 +214,8 @@ def test_parts_are_read_like_stores(studied, tmp_path):
         (["--level", "0"], 4, "has no level to group by loss (0)"),
         (["--bins", "2000", "--level", "1"], 2, "less than or equal to 1000"),
         (["--groups", "nowhere.h5"], 2, "no such score store"),
+        (["--groups", "."], 2, "is a folder"),
+        (["--level", "1", "--level", "99"], 4, "--level 99: it has no such level; it has levels 0 to 1"),
     ],
 )
 def test_bad_questions_are_answered_in_a_line(studied, more, status, message):

@@ -78,6 +78,11 @@ def _of_run(
     reference = compared.reference_of(summary)
     words = grouping.levels or DEFAULT_LEVELS
     chosen = [level for word in words if (level := summary.pick(word)) is not None]
+    if lacking := [word for word in grouping.levels if summary.pick(word) is None]:
+        last = len(summary.levels) - 1
+        raise NotComparable(
+            f"{summary.run.name}: --level {lacking[0]}: it has no such level; it has levels 0 to {last}"
+        )
     pairs = [
         (level.level, other.level)
         for level in chosen

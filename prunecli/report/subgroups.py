@@ -37,8 +37,8 @@ def _notes(found: Subgroups) -> Iterator[str]:
     if any(counts.values()):
         told = ", ".join(f"{word} in {count}" for word, count in counts.items())
         yield f"training loss {told} of {len(found.groups)} groups (evaluation mode, no augmentation, labels as used)"
-    highest = f"the {100 * TOP:g}% with the highest {found.score}"
+    highest = f"the {round(TOP * len(found.groups))} groups of the highest {found.score}"
     if found.ratio is not None:
-        yield f"mean absolute difference of the groups in {highest} over that of the others: {found.ratio:.3g}"
+        yield f"mean absolute difference of {highest} over that of the others: {found.ratio:.3g}"
     if found.ratio_by_example is not None:
         yield f"the same of single examples, over seeds first where seeds share groups: {found.ratio_by_example:.3g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ class SeedExamples:
     split: NDArray[np.uint8]
     loss: Mapping[int, NDArray[np.float32]]
     correct: Mapping[int, NDArray[np.bool_]]
+    fingerprint: str = ""
+    """The dataset's."""
 
 
 def read_examples(path: Path, levels: Sequence[int]) -> dict[int, SeedExamples]:
@@ -44,7 +46,8 @@ def read_examples(path: Path, levels: Sequence[int]) -> dict[int, SeedExamples]:
     for seed in part_seeds(path):
         if seed not in found and (parts := run.chain(seed).parts):
             found[seed] = _of_parts(parts, [level for level in levels if level < len(parts)])
-    return found
+    fingerprint = str(content.get("dataset_fingerprint", ""))
+    return {seed: replace(one, fingerprint=fingerprint) for seed, one in found.items()}
 
 
 def _stored(run: RunFolder, levels: Sequence[int]) -> dict[int, SeedExamples]:

@@ -112,7 +112,13 @@ class ScoreParts:
             remove(path)
 
     def tidy(self, runs: Sequence[tuple[int, str]]) -> None:
-        """Delete the parts of these (seed, name), which the score store has; all else stays."""
+        """Delete the parts of these (seed, name), which the score store has; where there are others, all stay.
+
+        Others are of a command that asked for more runs, and goes on from all of them.
+        """
+        ours = {self.part(seed, name) for seed, name in runs}
+        if any(path not in ours for path in self.path.glob("seed-*/*.h5")):
+            return
         for seed, name in runs:
             path = self.part(seed, name)
             # A record goes before its file: what is left has no record without what it vouches for.

@@ -110,6 +110,8 @@ def read_scores(path: Path) -> ScoreStore:
     """
     if not os.path.lexists(path):
         raise UsageError(f"{path}: no such score store; `prunecli score RECIPE --output {path}` makes one")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give the score store's file, such as scores.h5")
     (found,) = read_apart([path], read_scores_here)
     if isinstance(found, PrunecliError):
         raise found
