@@ -185,6 +185,8 @@ TAIL = """## Not covered
 - Real power cuts: a model of what a disk may keep stands in for them; it finds the known faults of writers that do not sync.
 - NFS, Lustre and other network file systems; disks that lie about having synced.
 - GPUs, torch.compile and several nodes: bit-exactness was tried on CPUs.
+- States of more than 4 GiB and parts of more than 1 GiB: they are allowed, and none was written here.
+- Links to images inside an image folder, which are followed: a data folder is its owner's.
 - A real Slurm: its signals were sent by hand, and its commands stood in for.
 - Someone who can write the whole folder: records protect against damage, not against their author.
 - libhdf5's own faults: it is kept from what is unverified, and a crash of it is survived, not prevented.
