@@ -140,9 +140,14 @@ def machine() -> dict[str, str]:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "no commit"
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    # What this writes itself is not the code that is checked.
+    own = [f":!{path.relative_to(ROOT)}" for path in (FIGURES, PAGE)]
+    dirty = "-dirty" if git("status", "--porcelain", "--", ".", *own) else ""
+    return f"{git('rev-parse', '--short=12', 'HEAD')}{dirty}" or "no commit"
 
 
 def _file_system(folder: Path) -> str:
