@@ -70,7 +70,12 @@ Examples: TypeAlias = "Mapping[int, SeedExamples]"
 
 
 def subgroups(
-    a: tuple[Side, Examples], b: tuple[Side, Examples], scores: ScoreStore, score: str, bins: int = 20
+    a: tuple[Side, Examples],
+    b: tuple[Side, Examples],
+    scores: ScoreStore,
+    score: str,
+    bins: int = 20,
+    confidence: float = 0.95,
 ) -> Subgroups:
     """The training examples that both models were trained on, in `bins` groups of equal size by the score.
 
@@ -99,7 +104,11 @@ def subgroups(
             edges[number],
             edges[number + 1],
             len(each[seeds[0]].groups[number]),
-            paired({seed: each[seed].means[number] for seed in seeds}, dict.fromkeys(seeds, 0.0)),
+            paired(
+                {seed: each[seed].means[number] for seed in seeds},
+                dict.fromkeys(seeds, 0.0),
+                confidence=confidence,
+            ),
         )
         for number in range(bins)
     )

@@ -187,6 +187,16 @@ def test_compare_groups_a_run_by_stored_scores(studied):
     assert "95 to 100" in table
 
 
+def test_the_interval_is_of_the_confidence_that_is_asked_for(studied):
+    """With two seeds Student's t has one degree of freedom: 12.706 at 95%, 1 at 50%."""
+    widths = []
+    for confidence in ("0.95", "0.5"):
+        done = compared(studied, "--level", "1", "--confidence", confidence, "--json")
+        low, high = json.loads(done.stdout)["subgroups"][0]["groups"][0]["interval"]
+        widths.append(high - low)
+    assert widths[0] / widths[1] == pytest.approx(12.706, abs=1e-3)
+
+
 def test_parts_are_read_like_stores(studied, tmp_path):
     given = load_text(SMALL, "small.yaml", [PRUNED, NOISY, "seeds=[0]", "validation=0.1"], stem="small")
 

@@ -98,7 +98,7 @@ def _of_run(
     theirs = _examples(reference.summary.run.path, [other for _, other in pairs], grouping.seeds)
     for one, another in dict.fromkeys(pairs):
         a, b = Side(summary.run.name, one), Side(reference.summary.run.name, another)
-        yield subgroups((a, mine), (b, theirs), store, score, grouping.bins)
+        yield subgroups((a, mine), (b, theirs), store, score, grouping.bins, compared.confidence)
 
 
 def _examples(path: Path, levels: Sequence[int], seeds: Sequence[int]) -> Examples:
