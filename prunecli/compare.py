@@ -191,9 +191,9 @@ def summarize(run: StoredRun) -> Summary:
     levels = tuple(_level(run, number) for number in range(len(run.density)))
     dense = 0 if levels and levels[0].density == 1 else None
     summary = Summary(run, levels, dense, None, None)
-    better, surely = _sparsest_better(summary)
+    better, corrected = _sparsest_better(summary)
     return replace(
-        summary, optimal=_optimal(summary), sparsest_better=better, sparsest_better_corrected=surely
+        summary, optimal=_optimal(summary), sparsest_better=better, sparsest_better_corrected=corrected
     )
 
 

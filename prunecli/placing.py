@@ -153,9 +153,7 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait_for([parent.sentinel])
     _stop.by = _stop.by or signal.SIGTERM.name
-    end = time.monotonic() + SECONDS_TO_KEEP
-    while _working.locked() and time.monotonic() < end:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+    _working.acquire(timeout=SECONDS_TO_KEEP)
     os._exit(Stopped.status)
 
 

@@ -130,7 +130,7 @@ def check_sealed(path: Path, record: Mapping[str, Any], most: int = MOST) -> Non
     """
     with _reading(path, most) as (descriptor, size):
         hashed = hashlib.sha256()
-        for block in _blocks(descriptor, size if size == record.get("size") else 0):
+        for block in _blocks(descriptor, size):
             hashed.update(block)
     if size != record.get("size") or hashed.hexdigest() != record.get("sha256"):
         raise _not_as_sealed(path)

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,9 @@ def main() -> None:
         "--page", action="store_true", help="write RELIABILITY.md from the stored figures, run nothing"
     )
     given = parser.parse_args()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell's background job; the checks send it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted = [
         name for name in ABOUT if not given.checks or number_of(name) in {one.upper() for one in given.checks}
     ]
