@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunecli.cli import output
+from prunecli.cli.finding import path_of, paths_of
 from prunecli.cli.groups import Grouping, checked_levels, with_subgroups
 from prunecli.errors import NotComparable, PrunecliError, StorageError, UsageError, suggest
 from prunecli.expression import LEVELS, Expression, parse
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from prunecli.store.values import StoredRun
 
 Read = Callable[[Path], "StoredRun"]
-_RUN_FILES = ("recipe.yaml", "run.json", "store.h5", "parts")
 _LEVELS = (*LEVELS, "same")
 
 
@@ -144,7 +144,7 @@ def compare_runs(texts: Sequence[str], settings: Settings, read: Read) -> None:
 def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: list[PrunecliError]) -> None:
     from prunecli.compare import check_gate, problems
 
-    runs = list(_read(_paths(texts, settings.root), settings, read, errors))
+    runs = list(_read(paths_of(texts, settings.root), settings, read, errors))
     if not runs:
         return
     compared = _compared(runs, settings, read)
@@ -167,41 +167,6 @@ def _collecting_(errors: list[PrunecliError]) -> Iterator[None]:
         yield
     except PrunecliError as error:
         errors.append(error)
-
-
-def _paths(texts: Sequence[str], root: Path) -> list[Path]:
-    if not texts:
-        every = sorted(path for path in root.glob("*") if _is_run(path)) if root.is_dir() else []
-        if not every:
-            raise UsageError(f"{root}: no runs there; name some, or set --runs")
-        return every
-    paths = [_path(text, root) for text in texts]
-    runs = [path for path in paths if _is_run(path) or not path.exists()]
-    if any(map(_is_run, runs)):
-        for path in paths:
-            if path not in runs:
-                _say(f"{path}: not a run's folder, left out")
-        paths = runs
-    return list({path.resolve(): path for path in paths}.values())
-
-
-def _path(text: str, root: Path) -> Path:
-    """The folder that a path, or a run's name or the unique beginning of one, stands for."""
-    path = Path(text).parent if Path(text).name == "store.h5" else Path(text)
-    if path.exists() or not root.is_dir():
-        return path
-    named = (
-        [root / text]
-        if (root / text).exists()
-        else [run for run in root.iterdir() if run.name.startswith(text)]
-    )
-    if len(named) > 1:
-        raise UsageError(f"'{text}' begins several runs: {', '.join(sorted(run.name for run in named))}")
-    return named[0] if named else path
-
-
-def _is_run(path: Path) -> bool:
-    return path.is_dir() and any((path / name).exists() for name in _RUN_FILES)
 
 
 def _read(
@@ -261,7 +226,7 @@ def _named(text: str, summaries: Sequence[Summary], settings: Settings, read: Re
             )
         if found:
             return found[0]
-    path = _path(text, settings.root)
+    path = path_of(text, settings.root)
     if not path.exists():
         hint = suggest(text, [summary.run.name for summary in summaries])
         raise UsageError(
