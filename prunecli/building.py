@@ -61,12 +61,30 @@ def make_targets(experiment: Experiment, seed: int, dataset: Dataset) -> Targets
     clean = dataset.train.labels
     validation = validation_split(clean, experiment.validation, key("validation", dataset.fingerprint))
     used = _labels(experiment, seed, dataset, ~validation)
-    chosen = experiment.examples(len(clean))
+    chosen = _chosen(experiment, seed, dataset, used, validation)
     split = torch.where(chosen, TRAINING, LEFT_OUT).to(torch.uint8)
     split[validation] = VALIDATION
     if not bool((split == TRAINING).any()):
         raise UsageError("no training example is left: 'validation' and 'examples' take all of them")
     return Targets(used, clean, split)
+
+
+def _chosen(
+    experiment: Experiment, seed: int, dataset: Dataset, used: Tensor, validation: Tensor
+) -> Tensor:
+    """Which examples (N,) the recipe's choice trains on, but for those of the validation split."""
+    choice = experiment.examples
+    evidence = {
+        "size": len(used),
+        "labels": used,
+        "changeable": ~validation,
+        "seed": seed,
+        "key": key("examples", seed, dataset.fingerprint),
+        "fingerprint": dataset.fingerprint,
+        "found": choice.found,
+    }
+    chosen: Tensor = choice(*(evidence[name] for name in choice.entry.needs))
+    return chosen
 
 
 def _labels(experiment: Experiment, seed: int, dataset: Dataset, changeable: Tensor) -> Tensor:
@@ -80,7 +98,7 @@ def _labels(experiment: Experiment, seed: int, dataset: Dataset, changeable: Ten
         "seed": seed,
         "seeds": tuple(experiment.seeds),
         "fingerprint": dataset.fingerprint,
-        "folder": experiment.folder,
+        "found": choice.found,
     }
     where = f"labels '{choice.name}'"
     try:

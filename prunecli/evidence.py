@@ -26,7 +26,7 @@ def weights(state: State, lab: Lab) -> Tensors:
 def generator(state: State, lab: Lab) -> torch.Generator:
     """A random generator of this seed and moment."""
     made = torch.Generator()
-    made.manual_seed(key("criterion", lab.seed, state.spent, state.masks.kept))
+    made.manual_seed(key("criterion", lab.drawing, state.spent, state.masks.kept))
     return made
 
 

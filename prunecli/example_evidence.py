@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from prunecli.datasets.values import Augment
 from prunecli.errors import Diverged, UsageError, suggest
-from prunecli.lab import EVALUATION_BATCH, Lab, allocating
+from prunecli.lab import EVALUATION_BATCH, Lab, Pause, allocating
 from prunecli.masks import Tensors
 from prunecli.memory import in_words
 from prunecli.randomness import key
@@ -46,6 +47,23 @@ class Look:
     probability: Tensor
 
 
+@dataclass(frozen=True)
+class Reached:
+    """How far a scoring run has come: its state, and what was made of the examples so far, by the step."""
+
+    state: State
+    looks: Mapping[int, Look] = field(default_factory=dict)
+
+
+Keep = Callable[[Mapping[int, Look], Callable[[], State]], None]
+"""Called wherever a scoring run can be interrupted, with its looks so far and what makes the state there; it may keep
+them, and may raise Stopped."""
+
+
+def _forget(_looks: Mapping[int, Look], _now: Callable[[], State]) -> None:
+    """Keep nothing."""
+
+
 def over(score: Choice) -> str:
     """What a score is taken over: `epoch`, `epochs` or `runs`.
 
@@ -62,26 +80,34 @@ def over(score: Choice) -> str:
 
 
 def scored_run(
-    lab: Lab, scores: Sequence[tuple[Choice, float]], rate_at: Schedule, mode: Mode = "evaluation"
+    lab: Lab,
+    scores: Sequence[tuple[Choice, float]],
+    rate_at: Schedule,
+    mode: Mode = "evaluation",
+    begun: Reached | None = None,
+    keep: Keep = _forget,
 ) -> dict[str, Tensor]:
     """Train a lab's model, and score each training example by it: (N,) float64 a score.
 
     Each score, taken over an epoch or the epochs of a run, comes with the epoch at which, or up to which, the model is
-    looked at.
+    looked at. Where the run is `begun` it is gone on with: it has looked at all moments before its state's.
 
     Raises:
         Diverged: a loss, or a score, is NaN or infinite.
+        Stopped: `keep` stops the work.
     """
-    moments = [(score, [lab.steps(epoch) for epoch in _epochs(score, last)]) for score, last in scores]
-    state, looks, found = lab.initial(), dict[int, Look](), dict[str, Tensor]()
-    for step in sorted({step for _, steps in moments for step in steps}):
+    moments = moments_of(lab, scores)
+    state, looks = (begun.state, dict(begun.looks)) if begun else (lab.initial(), dict[int, Look]())
+    for step in sorted(set(moments) - set(looks)):
+        # What is kept has the looks of its moment, and not those of later ones.
+        here = replace(lab, pause=_pause(keep, dict(looks)))
         if step > state.step:
-            state = lab.train(state, step - state.step, rate_at)
-        now = [score for score, steps in moments if over(score) == EPOCH and step in steps]
-        looks[step] = look(lab, state, now, mode)
-        found |= looks[step].scores
-    for score, steps in moments:
+            state = here.train(state, step - state.step, rate_at)
+        looks[step] = look(here, state, moments[step], mode)
+    found = {name: values for one in looks.values() for name, values in one.scores.items()}
+    for score, last in scores:
         if over(score) == EPOCHS:
+            steps = [lab.steps(epoch) for epoch in epochs_seen(score, last)]
             kept = {
                 "correct": torch.stack([looks[step].correct for step in steps]),
                 "probability": torch.stack([looks[step].probability for step in steps]),
@@ -90,12 +116,28 @@ def scored_run(
     return {name: _finite(name, values) for name, values in sorted(found.items())}
 
 
-def run_on_subset(lab: Lab, epoch: float, rate_at: Schedule, mode: Mode = "evaluation") -> Tensor:
-    """Train a lab's model on its examples, and tell which of all it has right: (N,) bool."""
-    state = lab.initial()
-    if steps := lab.steps(epoch):
-        state = lab.train(state, steps, rate_at)
-    return look(lab, state, (), mode).correct
+def run_on_subset(
+    lab: Lab,
+    epoch: float,
+    rate_at: Schedule,
+    mode: Mode = "evaluation",
+    begun: Reached | None = None,
+    keep: Keep = _forget,
+) -> Tensor:
+    """Train a lab's model on its examples, and tell which of all it has right: (N,) bool; see `scored_run`."""
+    state, here = begun.state if begun else lab.initial(), replace(lab, pause=_pause(keep, {}))
+    if steps := lab.steps(epoch) - state.step:
+        state = here.train(state, steps, rate_at)
+    return look(here, state, (), mode).correct
+
+
+def moments_of(lab: Lab, scores: Sequence[tuple[Choice, float]]) -> dict[int, list[Choice]]:
+    """The steps after which a scoring run is looked at, each with the scores that are taken of that state alone."""
+    found: dict[int, list[Choice]] = {}
+    for score, last in scores:
+        for epoch in epochs_seen(score, last):
+            found.setdefault(lab.steps(epoch), []).extend([score] if over(score) == EPOCH else [])
+    return found
 
 
 def over_runs(score: Choice, correct: Tensor, trained: Tensor) -> Tensor:
@@ -115,18 +157,19 @@ def look(lab: Lab, state: State, scores: Sequence[Choice], mode: Mode = "evaluat
     images = lab.dataset.train.images.batches(order, Augment(), lab.device)
     found: dict[str, list[Tensor]] = {score.name: [] for score in scores}
     correct, probability = [], []
+    pause = partial(lab.pause, lambda: state, 0)
     with undisturbed(lab.model):
         lab.model.train(mode == "training")
         for number, (batch, index) in enumerate(zip(images, order, strict=True)):
-            lab.pause(lambda: state, 0)
-            seed_(lab.device, key("look", lab.seed, state.spent, number))
+            pause()
+            seed_(lab.device, key("look", lab.drawing, state.spent, number))
             labels = lab.targets.used[index]
             with allocating(f"the evaluation of {len(index)} examples"), torch.no_grad():
                 logits = forward(lab.model, batch, lab.manner).double().cpu()
             correct.append(logits.argmax(1) == labels)
             probability.append(logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1))
             for score in scores:
-                found[score.name] += _of_batch(score, lab, batch, logits, labels)
+                found[score.name] += _of_batch(score, lab, batch, logits, labels, pause)
     return Look(
         {name: torch.cat(parts) for name, parts in found.items()}, torch.cat(correct), torch.cat(probability)
     )
@@ -172,7 +215,11 @@ def example_gradients(model: nn.Module, images: Tensor, labels: Tensor, manner: 
     return of_each(parameters, images, labels)
 
 
-def _epochs(score: Choice, last: float) -> Sequence[float]:
+def _pause(keep: Keep, looks: Mapping[int, Look]) -> Pause:
+    return lambda now, _steps: keep(looks, now)
+
+
+def epochs_seen(score: Choice, last: float) -> Sequence[float]:
     """The epochs at which a score looks at a run."""
     return [last] if over(score) == EPOCH else range(1, math.floor(last) + 1)
 
@@ -185,7 +232,9 @@ def _batches(examples: int, mode: Mode) -> list[Tensor]:
     return batches
 
 
-def _of_batch(score: Choice, lab: Lab, images: Tensor, logits: Tensor, labels: Tensor) -> Iterator[Tensor]:
+def _of_batch(
+    score: Choice, lab: Lab, images: Tensor, logits: Tensor, labels: Tensor, pause: Callable[[], None]
+) -> Iterator[Tensor]:
     """A score of a batch's examples; those of gradients for as many at a time as memory is given to."""
     at_once = len(labels)
     if "gradients" in score.entry.needs:
@@ -194,7 +243,7 @@ def _of_batch(score: Choice, lab: Lab, images: Tensor, logits: Tensor, labels: T
     for index in torch.split(torch.arange(len(labels)), at_once):
         evidence: dict[str, Any] = {"logits": logits[index], "labels": labels[index]}  # Any: see ASKED_FOR
         if "gradients" in score.entry.needs:
-            lab.pause(lab.initial, 0)
+            pause()
             some = index.to(images.device)
             with allocating(f"the gradients of {len(index)} examples ({in_words(4 * size * len(index))})"):
                 evidence["gradients"] = example_gradients(
@@ -225,7 +274,7 @@ def _try_at_an_epoch(lab: Lab, score: Choice) -> None:
         with torch.no_grad():
             logits = forward(lab.model, images, lab.manner).double().cpu()
         try:
-            list(_of_batch(score, lab, images, logits, labels))
+            list(_of_batch(score, lab, images, logits, labels, lambda: None))
         except RuntimeError as error:
             if "gradients" not in score.entry.needs:
                 raise

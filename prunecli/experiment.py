@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prunecli import own_code
+from prunecli.places import Places
 from prunecli.registry import (
     AugmentationChoice,
     Choice,
@@ -18,13 +20,15 @@ from prunecli.registry import (
     ExamplesChoice,
     InitializationChoice,
     LabelsChoice,
+    Later,
     ModelChoice,
     NoResult,
     ObserverChoice,
     OptimizerChoice,
     ScheduleChoice,
     StageChoice,
-    changes_no_result,
+    left_out_of_digest,
+    options_of,
     plain,
 )
 
@@ -67,6 +71,8 @@ class Experiment:
     initialization: InitializationChoice = Choice("initializations", "own")
     data: DataChoice
     examples: ExamplesChoice = Choice("examples", "all")
+    equal_steps: Annotated[bool, Later()] = False
+    """Whether an epoch takes as many steps as if no example were left out."""
     validation: Annotated[int | float, Field(ge=0), AfterValidator(_amount)] = 0
     labels: LabelsChoice = Choice("labels", "clean")
     augmentation: list[AugmentationChoice] = field(default_factory=list)
@@ -82,16 +88,21 @@ class Experiment:
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     prunable: Prunable = field(default_factory=Prunable)
     seeds: Annotated[Seeds, NoResult()] = field(default_factory=lambda: [0, 1, 2])
+    replicate: Annotated[int, Field(ge=0, lt=2**31), Later()] = 0
+    """Which drawing of initialization and order the seeds get: 0 is the first, and all share their seed's labels."""
     procedure: Annotated[list[StageChoice], Field(min_length=1)]
     observe: list[ObserverChoice] = field(
         default_factory=lambda: [Choice("observers", "example_losses"), Choice("observers", "instability")]
     )
 
-    def __post_init__(self) -> None:
-        # What a file holds is a part of the value, wherever the file lies.
-        pinned = self.labels.entry.traits.get("pinned")
-        if pinned is not None:
-            object.__setattr__(self, "labels", pinned(self.labels, self.folder))
+    def pinned(self, places: Places) -> Experiment:
+        """The experiment with what its labels and examples refer to looked for, and its content made a part of it.
+
+        What a file or a run holds changes results and where it lies does not: so a recipe that names one asks, from
+        then on, for that content, see `pinned` of `labels` and `examples`.
+        """
+        beside = places.beside(self.folder)
+        return replace(self, labels=_pinned(self.labels, beside), examples=_pinned(self.examples, beside))
 
     @property
     def folder(self) -> Path | None:
@@ -103,11 +114,11 @@ class Experiment:
 
     def plain(self, *, results_only: bool = False) -> dict[str, Any]:  # Any: a recipe's values
         """The recipe's form, defaults spelled out; `results_only` leaves out what changes no result."""
-        hints = get_type_hints(type(self), include_extras=True)
+        parameters = options_of(Experiment)
         shown = {
             item.name: getattr(self, item.name)
             for item in fields(self)
-            if not (results_only and changes_no_result(hints[item.name]))
+            if not (results_only and left_out_of_digest(parameters[item.name], getattr(self, item.name)))
         }
         shown["prunable"] = self.prunable.model_dump()
         if results_only and self.own_code:
@@ -122,6 +133,11 @@ class Experiment:
         chosen = [inner for value in values for inner in (value if isinstance(value, list) else [value])]
         names = {one.name for choice in chosen if isinstance(choice, Choice) for one in choice.named()}
         return tuple(sorted(name for name in names if name.startswith(own_code.PREFIX)))
+
+
+def _pinned(choice: Choice, places: Places) -> Choice:
+    pinned: Callable[[Choice, Places], Choice] | None = choice.entry.traits.get("pinned")
+    return pinned(choice, places) if pinned else choice
 
 
 def digest(value: Any) -> str:  # Any: whatever JSON can hold

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunecli import masks
-from prunecli.building import TRAINING, Targets, build, chosen_names, make_targets, manner_of
+from prunecli.building import TRAINING, VALIDATION, Targets, build, chosen_names, make_targets, manner_of
 from prunecli.datasets.values import Augment, Dataset, Split
 from prunecli.errors import Diverged, OutOfMemory, UsageError
 from prunecli.experiment import Experiment
 from prunecli.progress import EpochSeen
-from prunecli.randomness import key, permutation
+from prunecli.randomness import drawing, key, permutation
 from prunecli.registry import Choice
 from prunecli.schedules import Schedule
 from prunecli.state import Outcomes, State
@@ -47,6 +47,8 @@ class Lab:
 
     experiment: Experiment
     seed: int
+    drawing: int
+    """What initialization, order and augmentation are drawn by: the seed, or what takes its place."""
     device: torch.device
     dataset: Dataset
     targets: Targets
@@ -62,7 +64,7 @@ class Lab:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return self.batches_in(self._training.numel(), self.experiment.batch_size)
+        return self.batches_in(self._seen_in_an_epoch, self.experiment.batch_size)
 
     def steps(self, epochs: float) -> int:
         """Epochs as a whole number of steps."""
@@ -84,7 +86,7 @@ class Lab:
 
     def initialized(self, draw: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Freshly drawn weights and buffers; `draw` numbers the drawings of a seed."""
-        model = build(self.experiment, self.dataset.task, key("initialization", self.seed, draw), self.device)
+        model = build(self.experiment, self.dataset.task, key("initialization", self.drawing, draw), self.device)
         return copied(dict(model.named_parameters())), copied(dict(model.named_buffers()))
 
     def train(self, state: State, steps: int, rate_at: Schedule) -> State:
@@ -206,6 +208,22 @@ class Lab:
     def _training(self) -> Tensor:
         return (self.targets.split == TRAINING).nonzero().squeeze(1)
 
+    @property
+    def _seen_in_an_epoch(self) -> int:
+        counted = (
+            self.targets.split != VALIDATION
+            if self.experiment.equal_steps
+            else self.targets.split == TRAINING
+        )
+        return int(counted.sum())
+
+    def _order(self, epoch: int) -> Tensor:
+        """The examples of an epoch in their order; with equal steps some come again, in an order of their own."""
+        examples, count = self._training, self._seen_in_an_epoch
+        rounds = [() if number == 0 else (number,) for number in range(math.ceil(count / len(examples)))]
+        orders = [permutation(key("order", self.drawing, epoch, *again), len(examples)) for again in rounds]
+        return examples[torch.cat(orders)[:count]]
+
     def _split_batches(self, order: Tensor) -> list[Tensor]:
         batches = list(torch.split(order, self.experiment.batch_size))
         if self.experiment.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
@@ -215,16 +233,14 @@ class Lab:
 
     def _batches(self, epoch: int, offset: int, count: int, step: int, rate_at: Schedule) -> Iterator[Batch]:
         """`count` batches of an epoch from its batch `offset` on; `step` is the first one's place on the schedule."""
-        examples = self._training
-        order = examples[permutation(key("order", self.seed, epoch), len(examples))]
-        chunks = self._split_batches(order)[offset : offset + count]
-        augment = Augment(tuple(self.experiment.augmentation), key("augmentation", self.seed, epoch))
+        chunks = self._split_batches(self._order(epoch))[offset : offset + count]
+        augment = Augment(tuple(self.experiment.augmentation), key("augmentation", self.drawing, epoch))
         labels = self.targets.used.to(self.device)
         images = self.dataset.train.images.batches(chunks, augment, self.device)
         for number, (batch, index) in enumerate(zip(images, chunks, strict=True)):
             rate = rate_at(self.epoch(step + number))
             yield Batch(
-                batch, labels[index.to(self.device)], rate, key("step", self.seed, epoch, offset + number)
+                batch, labels[index.to(self.device)], rate, key("step", self.drawing, epoch, offset + number)
             )
 
 
@@ -237,10 +253,12 @@ def make_lab(
     say: Callable[[str], None] = lambda _message: None,
 ) -> Lab:
     """The lab of an experiment and a seed; the dataset is already on the device."""
-    model = build(experiment, dataset.task, key("initialization", seed, 0), device)
+    drawn = drawing(key("replicate", seed, experiment.replicate)) if experiment.replicate else seed
+    model = build(experiment, dataset.task, key("initialization", drawn, 0), device)
     return Lab(
         experiment,
         seed,
+        drawn,
         device,
         dataset,
         make_targets(experiment, seed, dataset),

@@ -18,7 +18,7 @@ from prunecli.experiment import Experiment
 from prunecli.plan import described
 from prunecli.recipe.load import Point, Recipe
 from prunecli.runs import Settings, load_dataset
-from prunecli.store.labels import LabelStore, decode_labels, encode_labels, seal_labels
+from prunecli.store.labels import FOLDER, LabelStore, decode_labels, encode_labels, seal_labels
 from prunecli.store.sealing import sha256
 
 Counts = NDArray[np.int64]
@@ -96,7 +96,7 @@ def keep(drawn: Sequence[Drawn], output: Path | None, runs: Path) -> list[Path]:
         raise UsageError(
             f"--output {output}: a sweep of {len(drawn)} points gives as many label stores; give a folder"
         )
-    folder = output or runs / ".labels"
+    folder = output or runs / FOLDER
     one_file = output is not None and len(drawn) == 1 and not output.is_dir()
     paths = [output] if one_file and output is not None else [folder / one.name for one in drawn]
     for path, one in zip(paths, drawn, strict=True):

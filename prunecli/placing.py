@@ -1,7 +1,7 @@
-"""Seeds side by side, each in a process of its own: the same bytes as one after the other.
+"""Work side by side, each piece in a process of its own: the same bytes as one after the other.
 
-A process gets a point of the recipe and reads the dataset itself; what it finds is sealed by itself, and only
-events come back. Threads a seed are the recipe's, whatever the number of processes.
+A process gets what is to be done, such as a seed of a recipe's point, and reads the dataset itself; what it finds is
+sealed by itself, and only events come back. Threads a piece are the recipe's, whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from threading import Lock, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from prunecli.errors import SomeFailed, Stopped
 from prunecli.experiment import digest
-from prunecli.progress import Event, Listener
+from prunecli.progress import Listener
 from prunecli.recipe.load import Point
 from prunecli.runs import Prepared, Settings, prepare_point
 from prunecli.stopping import Stop
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
 Task = tuple[int, int]
 """The number of a point, and a seed."""
 Work = Callable[[Prepared, int, Settings, Listener, Stop], str]
+P = TypeVar("P")
+"""A piece of work."""
+E = TypeVar("E")
+"""What is told of it."""
+R = TypeVar("R")
+"""What it gives."""
 
 LEFT_TO_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """What a terminal or a cluster sends to the whole group; the parent asks its processes to stop by SIGTERM."""
@@ -45,7 +53,7 @@ SECONDS_TO_KEEP = 60.0
 """For a process whose parent is gone, to end its batch and to keep what it was at."""
 
 _stop, _working = Stop(), Lock()
-_events: SimpleQueue[Event | None] | None = None
+_events: SimpleQueue[Any] | None = None  # Any: whatever the work tells, and None at its end
 """In a worker process: whether it is asked to stop, and where its events go."""
 _read: dict[str, Prepared] = {}
 """In a worker process: the points that it has read."""
@@ -59,18 +67,35 @@ def side_by_side(
     Raises:
         Stopped: `stop` asked for it; each process has kept what it was at.
     """
+    pieces = [_Seed(points[number], seed, settings, (number, seed)) for number, seed in tasks]
+    for piece, found in in_processes(pieces, settings.workers, partial(_carry_out, work), tell, stop):
+        yield piece.task, found
+
+
+def in_processes(
+    pieces: Sequence[P],
+    workers: int,
+    work: Callable[[P, Callable[[E], None], Stop], R],
+    tell: Callable[[E], None],
+    stop: Stop,
+) -> Iterator[tuple[P, R]]:
+    """Each piece of work with what `work`, a module's function, gives for it, in the order in which they end.
+
+    Raises:
+        Stopped: `stop` asked for it; each process has kept what it was at.
+        SomeFailed: a process was killed.
+    """
     # Forked processes would share torch's thread pools and CUDA's state with this one.
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    events: SimpleQueue[Event | None] = context.SimpleQueue()
+    events: SimpleQueue[E | None] = context.SimpleQueue()
     reader = Thread(target=_tell_all, args=(events, tell), daemon=True)
     reader.start()
-    workers = min(settings.workers, len(tasks))
     try:
-        with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(events,)) as pool:
-            futures: dict[Future[str], Task] = {}
-            for number, seed in tasks:
-                futures[pool.submit(_carry_out, points[number], seed, settings, work)] = (number, seed)
+        with ProcessPoolExecutor(
+            min(workers, len(pieces)), context, initializer=_begin, initargs=(events,)
+        ) as pool:
+            futures = {pool.submit(_work_on, piece, work): piece for piece in pieces}
             try:
                 for future in _as_completed(futures, stop, others):
                     yield futures[future], future.result()
@@ -96,8 +121,8 @@ def side_by_side(
 
 
 def _as_completed(
-    futures: Mapping[Future[str], Task], stop: Stop, others: Collection[BaseProcess]
-) -> Iterator[Future[str]]:
+    futures: Mapping[Future[R], P], stop: Stop, others: Collection[BaseProcess]
+) -> Iterator[Future[R]]:
     """The futures as they end; once somebody asks to stop, so are the processes."""
     waiting, asked, begun = set(futures), False, set[BaseProcess]()
     while waiting:
@@ -130,12 +155,12 @@ def _end_in_time(processes: Collection[BaseProcess]) -> None:
         process.kill()
 
 
-def _tell_all(events: SimpleQueue[Event | None], tell: Listener) -> None:
+def _tell_all(events: SimpleQueue[E | None], tell: Callable[[E], None]) -> None:
     while (event := events.get()) is not None:
         tell(event)
 
 
-def _begin(events: SimpleQueue[Event | None]) -> None:
+def _begin(events: SimpleQueue[Any]) -> None:  # Any: see `_events`
     import prunecli.catalog  # noqa: F401  (registers what recipes name)
 
     for number in LEFT_TO_THE_PARENT:
@@ -157,11 +182,26 @@ def _end_with_parent() -> None:
     os._exit(Stopped.status)
 
 
-def _carry_out(point: Point, seed: int, settings: Settings, work: Work) -> str:
+def _work_on(piece: P, work: Callable[[P, Callable[[E], None], Stop], R]) -> R:
     assert _events is not None
-    name = digest(point.experiment.plain())
-    if name not in _read:
-        _read[name] = prepare_point(point, settings)
     _stop.check()
     with _working:
-        return work(_read[name], seed, settings, _events.put, _stop)
+        return work(piece, _events.put, _stop)
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """A seed of a point, as it goes to another process, and the task that it is."""
+
+    point: Point
+    seed: int
+    settings: Settings
+    task: Task
+
+
+def _carry_out(work: Work, piece: _Seed, tell: Listener, stop: Stop) -> str:
+    name = digest(piece.point.experiment.plain())
+    if name not in _read:
+        _read[name] = prepare_point(piece.point, piece.settings)
+    stop.check()
+    return work(_read[name], piece.seed, piece.settings, tell, stop)

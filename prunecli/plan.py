@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from prunecli.building import LEFT_OUT, TRAINING, VALIDATION, build, chosen_names, make_targets
 from prunecli.datasets.values import Dataset, Facts
@@ -15,7 +16,7 @@ from prunecli.errors import EnvironmentMissing
 from prunecli.estimate import measure_cost
 from prunecli.experiment import Experiment
 from prunecli.lab import Lab
-from prunecli.models.parameters import check_batches
+from prunecli.models.parameters import check_batches, excluded_weights
 from prunecli.procedure import Foreseen, check_fits, foresee
 from prunecli.recipe.load import Point, Recipe
 from prunecli.registry import Choice
@@ -23,6 +24,7 @@ from prunecli.runs import Settings, dense_state, fitting_lab, folder_of, levels_
 from prunecli.selections import lacking_classes
 from prunecli.store.states import States
 from prunecli.task import Task
+from prunecli.trained_weights import trained_at
 
 MASK_BYTES, OUTCOME_BYTES, STATE_BYTES, POINT_BYTES = 1, 5, 13, 4
 """What a store takes for a weight and seed, for an example, level and seed; what a state takes for a parameter
@@ -54,6 +56,8 @@ class PlannedRun:
     task: Task | None
     parameters: int | None
     prunable: int | None
+    excluded: int
+    """Weights of linear and convolution layers that the recipe excludes from pruning, where the model is known."""
     tensors: int | None
     counts: Counts
     steps_per_epoch: int | None
@@ -64,6 +68,8 @@ class PlannedRun:
     store_bytes: int | None
     state_bytes: int | None
     missing: str
+    split: str
+    """How the dataset was split, where that is not its source's own split."""
 
     @property
     def epochs(self) -> float:
@@ -125,11 +131,11 @@ def _planned(
     names = chosen_names(experiment, model) if model is not None else ()
     if model is not None and counts.train is not None:
         check_batches(experiment, model, counts.train)
+    steps = None if counts.train is None else Lab.batches_in(_seen(counts, experiment), experiment.batch_size)
     if dataset is not None:
         levels = levels_of(fitting_lab(experiment, dataset))
     elif model is not None:
-        check_fits(experiment, model, names)
-    steps = None if counts.train is None else Lab.batches_in(counts.train, experiment.batch_size)
+        levels = _levels_without_data(experiment, model, steps)
     folder = None if dataset is None else folder_of(point, dataset.fingerprint, settings.runs)
     seconds = None
     if timed and facts.task is not None and steps is not None:
@@ -145,6 +151,7 @@ def _planned(
         task=facts.task,
         parameters=sum(sizes.values()) if sizes is not None else None,
         prunable=prunable,
+        excluded=levels[0].outlook.excluded,
         tensors=len(names) if sizes is not None else None,
         counts=counts,
         steps_per_epoch=steps,
@@ -156,7 +163,16 @@ def _planned(
         else None,
         state_bytes=2 * seeds * per_parameter * sum(sizes.values()) if sizes is not None else None,
         missing=missing,
+        split="" if dataset is None else dataset.said,
     )
+
+
+def _levels_without_data(experiment: Experiment, model: nn.Module, steps: int | None) -> list[Foreseen]:
+    """What the levels come to by the model, which is known before its data is there."""
+    names = chosen_names(experiment, model)
+    check_fits(experiment, model, names)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return foresee(experiment, steps, sum(sizes[name] for name in names), excluded_weights(model, names))
 
 
 def _counts(experiment: Experiment, dataset: Dataset | None, facts: Facts) -> Counts:
@@ -168,6 +184,9 @@ def _counts(experiment: Experiment, dataset: Dataset | None, facts: Facts) -> Co
         return Counts(train, validation, left, len(dataset.test), lacking)
     if facts.train is None:
         return Counts()
+    if experiment.examples.entry.needs != ("size",):
+        # Which are left out is known where the data is.
+        return Counts(test=facts.test)
     amount = experiment.validation
     validation = round(amount * facts.train) if isinstance(amount, float) else amount
     left_out = facts.train - int(experiment.examples(facts.train).sum())
@@ -175,6 +194,11 @@ def _counts(experiment: Experiment, dataset: Dataset | None, facts: Facts) -> Co
         # How many of those left out are in the validation split depends on the data.
         return Counts(None, validation, left_out, facts.test)
     return Counts(facts.train - validation - left_out, validation, left_out, facts.test)
+
+
+def _seen(counts: Counts, experiment: Experiment) -> int:
+    """Examples that an epoch takes steps of."""
+    return (counts.train or 0) + ((counts.left_out or 0) if experiment.equal_steps else 0)
 
 
 def _seconds(
@@ -212,10 +236,13 @@ def as_json(plan: PlannedRun) -> dict[str, Any]:  # Any: what JSON holds
         "model": plan.point.experiment.model.name,
         "data": plan.point.experiment.data.name,
         "parameters": plan.parameters,
+        "pretrained": trained_at(plan.point.experiment.model.name),
         "prunable": plan.prunable,
+        "excluded": plan.excluded,
         "examples": {
             name: getattr(plan.counts, name) for name in ("train", "validation", "left_out", "test")
         },
+        "split": plan.split or None,
         "lacking_classes": list(plan.counts.lacking),
         "steps_per_epoch": plan.steps_per_epoch,
         "seeds": plan.point.experiment.seeds,
@@ -230,6 +257,7 @@ def as_json(plan: PlannedRun) -> dict[str, Any]:  # Any: what JSON holds
                 "level": foreseen.level.number,
                 "stages": [described(stage) for stage in foreseen.level.stages],
                 "density": foreseen.outlook.density,
+                "density_of_all": foreseen.outlook.density_of_all,
                 "spent": foreseen.outlook.spent,
             }
             for foreseen in plan.levels

@@ -71,17 +71,21 @@ def levels(procedure: Sequence[Choice]) -> list[Level]:
 
 
 def foresee(
-    experiment: Experiment, steps_per_epoch: int | None = None, total: int | None = None
+    experiment: Experiment,
+    steps_per_epoch: int | None = None,
+    total: int | None = None,
+    excluded: int = 0,
 ) -> list[Foreseen]:
-    """Each level with what it comes to, as far as the recipe, an epoch's steps and the prunable weights tell.
+    """Each level with what it comes to, as far as the recipe, an epoch's steps and the weights tell.
 
     Raises:
         RecipeError: stages that could not be carried out, all of them.
     """
-    outlook, foreseen = Outlook(experiment.epochs, steps_per_epoch, total), []
+    outlook, foreseen = Outlook(experiment.epochs, steps_per_epoch, total, excluded), []
     mistakes: list[Mistake] = []
     _try_schedule(experiment, mistakes)
     for level in levels(experiment.procedure):
+        outlook = replace(outlook, level=level.number)
         for stage in level.stages:
             try:
                 # A stage of the user's own may have no foresight: the outlook stays as it is.

@@ -18,10 +18,19 @@ _GOLDEN, _MIX_1, _MIX_2 = (
 )
 
 
+_NO_SEED = 2**62
+"""A bit that no recipe's seed has."""
+
+
 def key(*parts: int | str) -> int:
     """A 63-bit number for a purpose, such as `key("order", seed, epoch)`."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def drawing(key: int) -> int:
+    """What takes a seed's place where initialization and order are to be others than those of every seed."""
+    return _NO_SEED | key
 
 
 def bits(key: int, index: Tensor) -> Tensor:

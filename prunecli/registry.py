@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints, overload
 
 from pydantic_core import core_schema
@@ -122,6 +123,8 @@ class Choice:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)  # Any: typed by the function's signature
     place: Place | None = field(default=None, compare=False, repr=False)
+    found: Path | None = field(default=None, compare=False, repr=False)
+    """Where on this machine that is what its options refer to, for those whose `pinned` looks for it."""
 
     @property
     def entry(self) -> Entry:
@@ -148,7 +151,7 @@ class Choice:
         options = {
             name: plain(value, results_only=results_only)
             for name, value in sorted(self.options.items())
-            if not (results_only and changes_no_result(parameters[name].annotation))
+            if not (results_only and left_out_of_digest(parameters[name], value))
         }
         return {self.name: options} if options else self.name
 
@@ -172,9 +175,15 @@ class NoResult:
     """Marks an option that changes no result, such as a folder: it stays out of digests and stores."""
 
 
-def changes_no_result(annotation: object) -> bool:
-    """Whether an option's annotation carries the `NoResult` mark."""
-    return any(isinstance(mark, NoResult) for mark in getattr(annotation, "__metadata__", ()))
+class Later:
+    """Marks an option that recipes did not have at first: at its default it stays out of digests."""
+
+
+def left_out_of_digest(parameter: inspect.Parameter, value: object) -> bool:
+    """Whether an option changes no result, or is at the default of what recipes did not have at first."""
+    marks = getattr(parameter.annotation, "__metadata__", ())
+    later = any(isinstance(mark, Later) for mark in marks)
+    return any(isinstance(mark, NoResult) for mark in marks) or (later and value == parameter.default)
 
 
 def plain(value: Any, *, results_only: bool = False) -> Any:  # Any: a recipe's value, as YAML has it

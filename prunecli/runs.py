@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,13 +18,15 @@ import torch
 
 import prunecli
 from prunecli.building import TRAINING
-from prunecli.datasets.values import Augment, Dataset, Roots, Split, checked
+from prunecli.datasets.values import Augment, Dataset, Split, checked
 from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, StorageError, UsageError
 from prunecli.experiment import Experiment, digest
 from prunecli.lab import Lab, make_lab
-from prunecli.models.parameters import check_batches
+from prunecli.models.parameters import check_batches, excluded_weights
+from prunecli.places import Roots
 from prunecli.procedure import Foreseen, check_fits, dense_end, foresee, prefix_digest
-from prunecli.recipe.load import Point, Recipe, dump
+from prunecli.recipe.load import Point, Recipe
+from prunecli.recipe.writing import dump
 from prunecli.registry import Choice
 from prunecli.store.codec import FORMAT_VERSION, MAX_PRUNED_AT
 from prunecli.store.folder import RunFolder
@@ -109,7 +111,8 @@ def prepare_point(point: Point, settings: Settings, datasets: dict[str, Dataset]
 
 def levels_of(lab: Lab) -> list[Foreseen]:
     """What the levels of the lab's experiment come to, in whole steps and weights."""
-    return foresee(lab.experiment, lab.steps_per_epoch, lab.initial().masks.total)
+    excluded = excluded_weights(lab.model, lab.names)
+    return foresee(lab.experiment, lab.steps_per_epoch, lab.initial().masks.total, excluded)
 
 
 def fitting_lab(experiment: Experiment, dataset: Dataset) -> Lab:
@@ -176,7 +179,7 @@ def load_dataset(choice: Choice, settings: Settings) -> Dataset:
     train, test = (
         Split(part.images.to(settings.device), part.labels) for part in (dataset.train, dataset.test)
     )
-    return Dataset(dataset.task, train, test, dataset.fingerprint)
+    return dataclasses.replace(dataset, train=train, test=test)
 
 
 def run_digest(experiment: Experiment, fingerprint: str) -> str:
@@ -273,6 +276,8 @@ def write_run_files(
             "label": run.point.label,
             "recipe": {**run.experiment.plain(), "seeds": list(seeds)},
             "levels": len(run.foreseen),
+            "excluded": run.foreseen[0].outlook.excluded,
+            "tests": len(run.dataset.test),
             "spent": [foreseen.outlook.spent for foreseen in run.foreseen],
             "host": platform.node(),
             "process": os.getpid(),
@@ -282,9 +287,16 @@ def write_run_files(
             "failures": {str(seed): why for seed, why in failures.items()},
         }
     )
+    said += _kept_labels(run.experiment.labels, settings.runs)
     resolved = dataclasses.replace(run.experiment, seeds=list(seeds))
     replace(path / "recipe.yaml", dump(resolved).encode())
     return said
+
+
+def _kept_labels(choice: Choice, runs: Path) -> list[str]:
+    """Keep what the labels are read from, where they are read from a file; gives what to say of it."""
+    keep: Callable[[Choice, Path], list[str]] | None = choice.entry.traits.get("keep")
+    return keep(choice, runs) if keep else []
 
 
 def dense_state(experiment: Experiment, fingerprint: str, settings: Settings) -> str:

@@ -57,7 +57,7 @@ def prepare_scoring(
     found = Scoring(label, experiment, pieces, dataset, asked, epochs, seeds, settings, output)
     _check_size(found)
     _check_subsets(found, lab)
-    _check_output(found)
+    check_output(found)
     return found
 
 
@@ -191,8 +191,20 @@ def _check_subsets(scoring: Scoring, lab: Lab) -> None:
             check_batches(scoring.experiment, lab.model, fewest)
 
 
-def _check_output(scoring: Scoring) -> None:
-    """Whether the output can be written, or is these scores already."""
+def is_complete(scoring: Scoring) -> bool:
+    """Whether the output is there, with a record of these scores."""
+    found = read_record(scoring.output) if os.path.lexists(scoring.output) else None
+    return found is not None and found[0].get("scoring_digest") == digest(scoring.whole)
+
+
+def check_output(scoring: Scoring) -> None:
+    """Whether the output can be written, or is these scores already.
+
+    Raises:
+        UsageError: it is a folder, a file of something else, or in a folder that is not there.
+        DamagedRun: it is a store of these scores, which is damaged.
+        StorageError: it cannot be written.
+    """
     path, name = scoring.output, digest(scoring.whole)
     if path.is_dir():
         raise UsageError(f"--output {path}: is a folder; give a file, such as {path / 'scores.h5'}")

@@ -17,7 +17,7 @@ from prunecli.datasets.values import Dataset
 from prunecli.example_evidence import Mode, over
 from prunecli.experiment import Experiment, digest
 from prunecli.lab import Lab, Watch, make_lab
-from prunecli.randomness import bits, key
+from prunecli.randomness import bits, drawing, key
 from prunecli.registry import Choice
 from prunecli.runs import Settings
 from prunecli.schedules import Schedule
@@ -26,8 +26,6 @@ from prunecli.store.codec import FORMAT_VERSION
 from prunecli.store.score_parts import ScoreParts
 
 Average = Literal["mean", "median"]
-OWN = 2**62
-"""A bit that the key of every scoring run has, and no evaluated run's seed."""
 _AT_ONCE = 2**24
 """Draws of subsets that are ranked at a time."""
 
@@ -146,6 +144,12 @@ class Scoring:
                 found += [ScoringRun(seed, number, count, score) for number in range(count)]
         return found
 
+    def last(self, run: ScoringRun) -> float:
+        """The epochs that a scoring run trains for."""
+        if run.score is not None:
+            return self.epochs[run.score.name]
+        return max(self.epochs[score.name] for score in self.asked.scores if over(score) != RUNS)
+
     def rate_at(self, lab: Lab) -> Schedule:
         """The learning rate of the dense training as a function of the epoch."""
         whole = lab.rate_at()
@@ -162,7 +166,7 @@ class Scoring:
             inside = subsets(run.seed, run.score, len(split))[run.number]
             split = torch.where((split != TRAINING) | inside, split, LEFT_OUT).to(torch.uint8)
         targets = replace(lab.targets, split=split)
-        return replace(lab, seed=OWN | key("scoring", run.seed, *of, run.number), targets=targets)
+        return replace(lab, drawing=drawing(key("scoring", run.seed, *of, run.number)), targets=targets)
 
 
 def runs_of(score: Choice, asked: Asked) -> int:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from prunecli.building import TRAINING, make_targets
-from prunecli.determinism import held, prepare_workspace
-from prunecli.errors import DamagedRun, Diverged, NewerFormat, Stopped, StorageError
-from prunecli.example_evidence import over, over_runs, run_on_subset, scored_run
+from prunecli.building import make_targets
+from prunecli.determinism import prepare_workspace
+from prunecli.errors import DamagedRun, NewerFormat, StorageError
+from prunecli.example_evidence import over, over_runs
 from prunecli.experiment import digest
-from prunecli.lab import Watch
 from prunecli.patience import patiently
-from prunecli.progress import EpochSeen, Said
+from prunecli.progress import Said
 from prunecli.randomness import key, permutation
 from prunecli.registry import Choice
 from prunecli.runs import conditions_of, versions
+from prunecli.score_checks import check_output, is_complete
+from prunecli.score_outlook import check_room
 from prunecli.score_plan import Scoring, ScoringRun, runs_of
+from prunecli.score_runs import Listener, RunScored, carry_out_runs
 from prunecli.scores import RUNS
 from prunecli.stopping import Stop, flagged
-from prunecli.store.guard import Array
-from prunecli.store.lock import locked
+from prunecli.store.lock import locked_while_held
 from prunecli.store.scores import (
     Provenance,
     Score,
@@ -39,7 +39,7 @@ from prunecli.store.scores import (
     read_scores,
     same,
 )
-from prunecli.store.sealing import commit, make_folder, read_record
+from prunecli.store.sealing import commit
 from prunecli.store.values import Floats
 from prunecli.training import denormals_flushed
 
@@ -47,54 +47,49 @@ SPLITS = 10
 """Ways to halve the runs, whose rank correlations are averaged."""
 
 
-@dataclass(frozen=True)
-class RunScored:
-    """A scoring run is sealed: the `done`-th of all that are asked for."""
-
-    run: ScoringRun
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class EpochTrained:
-    """A scoring run's epoch, for progress."""
-
-    run: ScoringRun
-    seen: EpochSeen
-
-
-Event = RunScored | EpochTrained | Said
-Listener = Callable[[Event], None]
-
-
 def carry_out_scoring(scoring: Scoring, tell: Listener) -> ScoreStore:
     """Carry out the scoring runs that are not sealed yet, write their store, and give it.
 
     Raises:
-        Stopped: a signal asked for it, or another process does the same; the same call goes on from there.
+        Stopped: a signal asked for it, or another process writes the same store or carries out the same scoring runs.
         Diverged: a scoring run's loss is NaN or infinite; the message names it.
-        StorageError: something cannot be stored; what was sealed is safe.
+        StorageError: there is no room, or something cannot be stored; what was sealed is safe.
+        UsageError: another process has meanwhile written something else to the output.
     """
     prepare_workspace()
     with ExitStack() as until_the_end:
-        if _is_complete(scoring):
-            # Parts that are there may be another command's, of more runs or another average: they stay.
-            tell(Said(f"{scoring.output}: complete; nothing to do"))
+        # Parts that are there may be another command's, of more runs or another average: they stay.
+        if _is_complete(scoring, tell):
             return read_scores(scoring.output)
         until_the_end.enter_context(denormals_flushed())
-        until_the_end.enter_context(held(scoring.experiment.determinism))
         stop = until_the_end.enter_context(flagged())
-        scoring.parts.refuse_links()
-        make_folder(scoring.parts.path)
-        until_the_end.enter_context(locked(scoring.parts.path, lambda message: tell(Said(message))))
+        _lock(scoring, tell, until_the_end)
+        check_output(scoring)
+        if _is_complete(scoring, tell):
+            return read_scores(scoring.output)
         scoring.parts.recover()
-        torch.set_num_threads(scoring.experiment.threads)
         work = _Work(scoring, tell, stop)
         work.carry_out()
         work.write()
         scoring.parts.tidy(_names(scoring))
     return read_scores(scoring.output)
+
+
+def _lock(scoring: Scoring, tell: Listener, locks: ExitStack) -> None:
+    """Keep other processes from the output and from the scoring runs; when it is over, no empty folder is left."""
+
+    def say(message: str) -> None:
+        tell(Said(message))
+
+    scoring.parts.refuse_links()
+    output, parts = scoring.output, scoring.parts.path
+    otherwise = "wait for it, or stop it first; or give another --output FILE"
+    locks.enter_context(
+        locked_while_held(output.with_name(f".{output.name}.lock"), output, say, otherwise=otherwise)
+    )
+    locks.callback(scoring.parts.leave)
+    otherwise = "it carries out the same scoring runs: wait for it, or stop it and go on from what it sealed"
+    locks.enter_context(locked_while_held(parts / "lock", parts, say, otherwise=otherwise))
 
 
 def stability(average: Callable[[Sequence[int]], Floats], runs: int) -> float:
@@ -126,43 +121,17 @@ class _Work:
 
     def carry_out(self) -> None:
         """Go on from what is sealed."""
-        runs = self.scoring.runs
+        scoring, runs = self.scoring, self.scoring.runs
         missing = [run for run in runs if not self._sealed(run)]
         done = len(runs) - len(missing)
         went_on = f", {done} sealed already" if done else ""
-        seeds = self.scoring.seeds
-        rows = f"{len(seeds)} seeds" if len(seeds) > 1 else _row_in_words(self.scoring)
+        seeds = scoring.seeds
+        rows = f"{len(seeds)} seeds" if len(seeds) > 1 else row_in_words(scoring)
         many = "s" * (len(runs) > 1)
-        self._say(f"{self.scoring.label}: {len(runs)} scoring run{many}, {rows}{went_on}")
-        for number, run in enumerate(missing, done + 1):
-            self._check_stop(run, number - 1)
-            self._carry_out_one(run, number - 1)
+        self._say(f"{scoring.label}: {len(runs)} scoring run{many}, {rows}{went_on}")
+        check_room(scoring, missing)
+        for number, run in enumerate(carry_out_runs(scoring, missing, self.tell, self.stop), done + 1):
             self.tell(RunScored(run, number, len(runs)))
-
-    def _carry_out_one(self, run: ScoringRun, done: int) -> None:
-        scoring, mode = self.scoring, self.scoring.asked.mode
-        lab = replace(
-            scoring.lab(run, self._watch(run)),
-            pause=lambda _now, _steps: self._check_stop(run, done),
-            say=self._say,
-        )
-        try:
-            if run.score is None:
-                timed = [(one, scoring.epochs[one.name]) for one in scoring.asked.scores if over(one) != RUNS]
-                found = scored_run(lab, timed, scoring.rate_at(lab), mode)
-                arrays: dict[str, Array] = {name: values.numpy() for name, values in found.items()}
-            else:
-                correct = run_on_subset(lab, scoring.epochs[run.score.name], scoring.rate_at(lab), mode)
-                trained = lab.targets.split == TRAINING
-                arrays = {
-                    "correct": correct.numpy().astype(np.uint8),
-                    "trained": trained.numpy().astype(np.uint8),
-                }
-        except Diverged as error:
-            raise Diverged(f"seed {run.seed}, {run.told}: {error}; {_safe(done)}") from error
-        facts = {"conditions": conditions_of(scoring.experiment, scoring.settings)}
-        seal = partial(scoring.parts.seal, run.seed, run.name, arrays, facts)
-        patiently(seal, scoring.settings.patience, self.stop, self._say)
 
     def _sealed(self, run: ScoringRun) -> bool:
         """Whether a scoring run is done; a damaged one is moved to the quarantine, and named."""
@@ -183,16 +152,6 @@ class _Work:
                 "set: the scores may differ in their last digits from those of an undisturbed command"
             )
         return record is not None
-
-    def _check_stop(self, run: ScoringRun, done: int) -> None:
-        if self.stop.by:
-            raise Stopped(
-                f"stopped by {self.stop.by}: seed {run.seed}, {run.told} begins anew; {_safe(done)}; the same "
-                "command goes on from there"
-            )
-
-    def _watch(self, run: ScoringRun) -> Watch:
-        return lambda seen: self.tell(EpochTrained(run, seen))
 
     def _say(self, message: str) -> None:
         self.tell(Said(message))
@@ -280,12 +239,16 @@ def _of_seed(scoring: Scoring, seed: int, score: Choice) -> tuple[Floats, Floats
     return rows, average(range(len(rows))), stability(average, len(rows))
 
 
-def _is_complete(scoring: Scoring) -> bool:
-    """Whether the output is there with its record, which was checked to be of these scores."""
-    return os.path.lexists(scoring.output) and read_record(scoring.output) is not None
+def _is_complete(scoring: Scoring, tell: Listener) -> bool:
+    """Whether the output is there with its record, which was checked to be of these scores; it is then told."""
+    complete = is_complete(scoring)
+    if complete:
+        tell(Said(f"{scoring.output}: complete; nothing to do"))
+    return complete
 
 
-def _row_in_words(scoring: Scoring) -> str:
+def row_in_words(scoring: Scoring) -> str:
+    """Whom the one row of a scoring serves."""
     seed = scoring.seeds[0]
     noisy = bool(make_targets(scoring.experiment, seed, scoring.dataset).noisy.any())
     return f"seed {seed}" if noisy else "one row for all seeds, since labels are clean"
@@ -293,8 +256,3 @@ def _row_in_words(scoring: Scoring) -> str:
 
 def _names(scoring: Scoring) -> list[tuple[int, str]]:
     return [(run.seed, run.name) for run in scoring.runs]
-
-
-def _safe(done: int) -> str:
-    """How many scoring runs need not be carried out again."""
-    return f"{done} sealed before {'is' if done == 1 else 'are'} safe" if done else "none is sealed yet"

@@ -17,13 +17,23 @@ from pydantic import Field
 from torch import Tensor
 
 from prunecli import masks
+from prunecli.eligible import density_of_eligible, fraction_of_eligible
 from prunecli.errors import Diverged, UsageError, suggest
 from prunecli.evidence import gather
 from prunecli.experiment import Epochs, Fraction
 from prunecli.lab import Lab
 from prunecli.masks import Group, Tensors
+from prunecli.models.parameters import excluded_weights
 from prunecli.recipe.load import unrolled
-from prunecli.registry import Choice, CriterionChoice, ScheduleChoice, ScopeChoice, StageChoice, stages
+from prunecli.registry import (
+    Choice,
+    CriterionChoice,
+    Later,
+    ScheduleChoice,
+    ScopeChoice,
+    StageChoice,
+    stages,
+)
 from prunecli.state import SavedPoint, State
 from prunecli.training import copied
 
@@ -43,6 +53,9 @@ class Outlook:
     """Known once the dataset is: clocks are then whole steps, as training's are."""
     total: int | None = None
     """Prunable weights, once the model is known: counts are then whole, as pruning's are."""
+    excluded: int = 0
+    """Weights of linear and convolution layers that the recipe excludes from pruning, once the model is known."""
+    level: int = 0
     step: float = 0.0
     spent: float = 0.0
     density: float | None = 1.0
@@ -58,9 +71,22 @@ class Outlook:
         density = self.density or 0.0
         if not self.total:
             return density * (1 - fraction)
-        kept = round(density * self.total)
-        return (kept - round(fraction * kept)) / self.total
+        return (self.kept - round(fraction * self.kept)) / self.total
 
+    @property
+    def kept(self) -> int:
+        """Prunable weights that are kept, where their number is known."""
+        return round((self.density or 0.0) * (self.total or 0))
+
+    @property
+    def density_of_all(self) -> float | None:
+        """The density of prunable and excluded weights together; None where their number is not known."""
+        if self.density is None or not self.total:
+            return None
+        return (self.kept + self.excluded) / (self.total + self.excluded)
+
+
+Of = Annotated[Literal["eligible", "all"], Later()]
 
 Foresight = Callable[..., Outlook]
 """Takes an outlook and the stage's options; raises UsageError where the stage could not be carried out."""
@@ -107,8 +133,15 @@ def train(
     return lab.train(state, end - state.step, lab.rate_at(learning_rate))
 
 
-def _foresee_prune(outlook: Outlook, *, criterion: Choice, fraction: float, scope: Choice) -> Outlook:
+def _foresee_prune(
+    outlook: Outlook, *, criterion: Choice, fraction: float, scope: Choice, of: str
+) -> Outlook:
     del criterion
+    if of == "all":
+        kept = _kept_for_all(outlook, scope)
+        if kept is None:
+            return replace(outlook, density=None)
+        fraction = fraction_of_eligible(fraction, kept, outlook.excluded, f"level {outlook.level}: ")
     # A fraction of each layer is that fraction of all; a policy's amounts are the layers' own.
     known = outlook.density is not None and scope.name in ("global", "layer")
     return replace(outlook, density=outlook.pruned(fraction) if known else None)
@@ -122,17 +155,30 @@ def prune(
     criterion: CriterionChoice = MAGNITUDE,
     fraction: Fraction,
     scope: ScopeChoice = GLOBAL,
+    of: Of = "eligible",
 ) -> State:
-    """Drop `round(fraction * kept)` weights, those of the lowest scores; ties go by position."""
+    """Drop `round(fraction * kept)` weights, those of the lowest scores; ties go by position.
+
+    `of: all` counts the weights that `prunable` excludes among those kept, as OpenLTH does, and still drops none.
+    """
+    if of == "all":
+        excluded = excluded_weights(lab.model, lab.names)
+        fraction = fraction_of_eligible(fraction, state.masks.kept, excluded)
     groups: list[Group] = scope(lab.names, fraction)
     return state.with_masks(_ranked(masks.prune, criterion, state, lab, groups))
 
 
-def _foresee_prune_to(outlook: Outlook, *, density: Choice, criterion: Choice, scope: Choice) -> Outlook:
+def _foresee_prune_to(
+    outlook: Outlook, *, density: Choice, criterion: Choice, scope: Choice, of: str
+) -> Outlook:
     del criterion
     target = density(outlook.epochs)(outlook.step)
     if not 0 <= target <= 1:
         raise UsageError(f"the density should be from 0 to 1; it is {target:g} at epoch {outlook.step:g}")
+    if of == "all":
+        if _kept_for_all(outlook, scope) is None:
+            return replace(outlook, density=None)
+        target = density_of_eligible(target, outlook.total or 0, outlook.excluded, f"level {outlook.level}: ")
     known = outlook.density is not None and scope.name == "global"
     return replace(outlook, density=min(outlook.density or 0, target) if known else None)
 
@@ -145,9 +191,15 @@ def prune_to(
     density: ScheduleChoice,
     criterion: CriterionChoice = MAGNITUDE,
     scope: ScopeChoice = GLOBAL,
+    of: Of = "eligible",
 ) -> State:
-    """Leave `round(density * total)` weights, those of the highest scores; `density` may follow a schedule."""
+    """Leave `round(density * total)` weights, those of the highest scores; `density` may follow a schedule.
+
+    `of: all` counts the weights that `prunable` excludes in `total` and among those that are left.
+    """
     target = density(lab.experiment.epochs)(lab.epoch(state.step))
+    if of == "all":
+        target = density_of_eligible(target, state.masks.total, excluded_weights(lab.model, lab.names))
     groups: list[Group] = scope(lab.names, target)
     return state.with_masks(_ranked(masks.prune_to, criterion, state, lab, groups))
 
@@ -232,6 +284,22 @@ def repeat(
 ) -> Iterator[Choice]:
     """The stages, so many times over."""
     return chain.from_iterable(repeated(stages, times))
+
+
+def _kept_for_all(outlook: Outlook, scope: Choice) -> int | None:
+    """The eligible weights that are kept before a pruning of all; None before the model is known."""
+    if scope.name != "global":
+        raise UsageError(
+            f"'of: all' is a count over all layers and goes with 'scope: global'; this has '{scope.name}'"
+        )
+    if outlook.total is None:
+        return None
+    if outlook.density is None:
+        raise UsageError(
+            f"level {outlook.level}: 'of: all' has to know how many weights are kept, and a pruning by layers before "
+            "it leaves that open; prune with 'scope: global' throughout, or leave 'of' out"
+        )
+    return outlook.kept
 
 
 _Ranking = Callable[[masks.Masks, Tensors, list[Group]], masks.Masks]

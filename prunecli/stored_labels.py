@@ -12,60 +12,74 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from prunecli.datasets.values import PathInRecipe, roots
 from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, PrunecliError, UsageError
+from prunecli.places import PathInRecipe, Places
 from prunecli.registry import Choice, labels
-from prunecli.store.labels import LabelStore, read_labels
+from prunecli.store.labels import LabelStore, copy_of, keep_copy, read_labels
+from prunecli.store.sealing import record_path
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-def pinned(choice: Choice, folder: Path | None) -> Choice:
+def pinned(choice: Choice, places: Places) -> Choice:
     """The choice with the SHA-256 of the store that its path leads to, where the recipe does not give it.
 
     What a file holds changes results and where it lies does not: so it is the SHA-256 that a run's digest covers,
-    and a run goes on with the very labels that it began with. `folder` is the recipe's.
+    and a run goes on with the very labels that it began with: where its path leads nowhere, with the copy of them that
+    is kept beside the runs.
 
     Raises:
         UsageError, EnvironmentMissing, DamagedRun, StorageError: see `file`; the message begins with the place.
     """
-    if choice.options.get("sha256") is not None:
-        return choice
+    path, known = choice.options["path"], choice.options.get("sha256")
     try:
-        _, sha256 = _read(choice.options["path"], folder)
+        found = _located(path, places)
+        sha256 = known or _read(path, found)[1]
     except PrunecliError as error:
+        if known and (copy := _kept_copy(known, places)):
+            return replace(choice, found=copy)
+        if known and isinstance(error, EnvironmentMissing):
+            # What is asked for is known; who reads the recipe only to show it needs no more.
+            return choice
         raise type(error)(f"{choice.place}: {error}" if choice.place else str(error)) from error
-    return replace(choice, options={**choice.options, "sha256": sha256})
+    return replace(choice, options={**choice.options, "sha256": sha256}, found=found)
 
 
-@labels(draws=False, pinned=pinned)
+def keep(choice: Choice, runs: Path) -> list[str]:
+    """Keep a copy of the choice's label store beside the runs, see `keep_copy`; gives what to say of it."""
+    path, sha256 = choice.options["path"], choice.options["sha256"]
+    return keep_copy(choice.found or _located(path, Places()), str(sha256), runs)
+
+
+@labels(draws=False, pinned=pinned, keep=keep)
 def file(
     labels: Tensor,
     classes: int,
     seed: int,
     seeds: Sequence[int],
     fingerprint: str,
-    folder: Path | None,
+    found: Path | None,
     *,
     path: PathInRecipe,
     sha256: Sha256 | None = None,
 ) -> Tensor:
     """The labels that a label store has for the run's seed; `prunecli noise` writes one.
 
-    The store is of the same dataset and has all the run's seeds. Its path is looked for under PRUNECLI_DATA and
-    ~/.cache/prunecli/data, in the working directory, and beside the recipe. `sha256` is that of the store; where
-    a recipe leaves it out it is put in when the recipe is read, so that a run's own recipe asks for the labels
-    that it was trained on, wherever they lie.
+    The store is of the same dataset and has all the run's seeds. Its path is looked for under --data-root,
+    PRUNECLI_DATA and ~/.cache/prunecli/data, in the working directory, and beside the recipe. `sha256` is that of
+    the store; where a recipe leaves it out it is put in when the recipe is read, so that a run's own recipe asks
+    for the labels that it was trained on. A run keeps a copy of them in .labels, beside the runs: it is taken where
+    the path of a recipe with a `sha256` leads nowhere.
 
     Raises:
         EnvironmentMissing: there is no such store, or it is another one than the recipe asks for.
         DamagedRun: it is not what its record says, or no label store.
         UsageError: it is of another dataset, or lacks a seed.
     """
-    store, found = _read(path, folder)
-    if sha256 not in (None, found):
+    store, read = _read(path, found or _located(path, Places()))
+    if sha256 not in (None, read):
         raise EnvironmentMissing(
-            f"labels '{path}': another label store than the recipe asks for (SHA-256 {found[:12]}…, not "
+            f"labels '{path}': another label store than the recipe asks for (SHA-256 {read[:12]}…, not "
             f"{str(sha256)[:12]}…); get that one, or take this one with labels.sha256=null, which makes another run"
         )
     _check_fits(store, path, labels, classes, fingerprint)
@@ -93,8 +107,7 @@ def _check_fits(store: LabelStore, path: str, labels: Tensor, classes: int, fing
         raise UsageError(f"'{path}' has other labels of the source than the data has")
 
 
-def _read(path: str, folder: Path | None) -> tuple[LabelStore, str]:
-    found = _located(path, folder)
+def _read(path: str, found: Path) -> tuple[LabelStore, str]:
     try:
         return read_labels(found)
     except NewerFormat:
@@ -103,27 +116,30 @@ def _read(path: str, folder: Path | None) -> tuple[LabelStore, str]:
         raise DamagedRun(f"labels '{path}': {error}") from error
 
 
-def _located(path: str, folder: Path | None) -> Path:
+def _kept_copy(sha256: str, places: Places) -> Path | None:
+    """The copy of a label store that these runs keep, or those that the recipe is one of."""
+    folder = places.roots.recipe
+    own = [folder.absolute().parent] if folder and os.path.lexists(folder / "run.json") else []
+    copies = [copy_of(runs, sha256) for runs in (places.runs, *own)]
+    return next((copy for copy in copies if os.path.lexists(record_path(copy))), None)
+
+
+def _located(path: str, places: Places) -> Path:
     """The recipe's label store, links inside the allowed folders followed."""
-    allowed = replace(roots(None, False, os.environ), recipe=folder)
-    try:
-        looked = allowed.paths(path)
-    except UsageError as error:
-        # Its words would advise an option that label stores are not looked for by.
-        why = str(error).partition(";")[0]
-        raise UsageError(f"{why}; PRUNECLI_DATA=DIR allows another folder") from error
+    allowed = places.roots
+    looked = allowed.paths(path)
     found = next((one for one in looked if os.path.lexists(one)), None)
     if found is None:
-        places = "".join(f"\n  looked for {candidate}" for candidate in looked)
+        tried = "".join(f"\n  looked for {candidate}" for candidate in looked)
         others = [one / path for one in allowed.allowed if one / path not in looked]
-        places += "".join(
+        tried += "".join(
             f"\n  not {one}, which leads out of the folders that a recipe may read: to {os.path.realpath(one)}"
             for one in others
             if os.path.lexists(one)
         )
         raise EnvironmentMissing(
-            f"labels '{path}' is not on this machine{places}"
-            "\n  draw it with `prunecli noise`, or give its path, or the folder it is in with PRUNECLI_DATA"
+            f"labels '{path}' is not on this machine{tried}"
+            "\n  draw it with `prunecli noise`, or give its path, or the folder it is in with --data-root"
         )
     return Path(os.path.realpath(found))
 

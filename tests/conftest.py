@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
 
@@ -9,15 +10,20 @@ import pytest
 import torch
 
 import prunecli.catalog  # noqa: F401  (registers what recipes name)
-from prunecli.datasets.values import Roots
 from prunecli.experiment import Experiment
 from prunecli.lab import Lab, make_lab
+from prunecli.places import Roots
+from prunecli.recipe.library import names, path_of
 from prunecli.recipe.load import load_text
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell has its background jobs ignore Ctrl-C, and what tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+REFERRING = [name for name in names() if re.search(r"\brun: ", path_of(name).read_text())]
+"""The built-in recipes that refer to a run, which has to be there; test_run_examples makes them one."""
+FREE = [name for name in names() if name not in REFERRING]
 
 SMALL = """
 model: {mlp: {hidden: [16]}}

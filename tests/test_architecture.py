@@ -17,14 +17,19 @@ LAYERS = """
     prunecli errors progress randomness task determinism store.values
     stopping
     patience
-    own_code memory
+    own_code memory eligible trained_weights
     registry
+    places
     experiment
     recipe
     store
+    expression statistics
+    subgroups
+    compare
     masks augmentations initializations labels optimizers schedules selections
     state training criteria scopes scores models datasets
-    stored_labels
+    stored_labels run_references
+    run_examples
     store.states
     store.slots
     building
@@ -35,13 +40,11 @@ LAYERS = """
     catalog
     runs
     seeds placing plan score_plan
-    score_checks
+    score_checks score_runs
+    score_outlook
     scoring
     noise
     engine
-    expression statistics
-    subgroups
-    compare
     report
     cli
     __main__

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from conftest import SMALL
+from conftest import FREE, SMALL
 from typer.testing import CliRunner
 
 import prunecli
@@ -305,7 +305,7 @@ def test_cp_copies_a_recipe_and_overwrites_none(folder):
     assert Path("imp_lrr.yaml").read_bytes() == original
 
 
-@pytest.mark.parametrize("name", library.names())
+@pytest.mark.parametrize("name", FREE)
 def test_what_show_prints_loads_as_the_same_experiments(name):
     documents = prunecli_("show", name).stdout.split("\n---\n")
     points = load(library.path_of(name)).points

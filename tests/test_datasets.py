@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
+import shutil
 import signal
 import struct
 import subprocess
@@ -20,15 +22,20 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from conftest import small
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 from torchvision.transforms import v2
+from typer.testing import CliRunner
 
 import prunecli.datasets  # noqa: F401  (registers them)
-from prunecli.datasets.values import Augment, Dataset, Facts, InMemory, Roots, roots
+from prunecli.cli.app import app
+from prunecli.datasets.values import Augment, Dataset, Facts, InMemory
 from prunecli.errors import EnvironmentMissing, UsageError
+from prunecli.places import Roots, roots
 from prunecli.registry import Choice, data
+from prunecli.runs import run_digest
 
 CPU = torch.device("cpu")
 TRAIN, TEST = 12, 5
@@ -464,7 +471,8 @@ def test_a_process_with_batches_left_still_ends(tmp_path: Path) -> None:
 from pathlib import Path
 import torch
 from prunecli.datasets.image_folder import image_folder
-from prunecli.datasets.values import Augment, Roots
+from prunecli.datasets.values import Augment
+from prunecli.places import Roots
 images = image_folder(Roots((Path({str(tmp_path)!r}),)), path="images", size=8, resize=8, workers=2).train.images
 batches = images.batches(torch.split(torch.arange(len(images)), 1), Augment(), torch.device("cpu"))
 next(batches)
@@ -484,6 +492,113 @@ def test_a_folder_without_classes_in_common_is_refused(tmp_path: Path) -> None:
 def test_test_stands_in_for_val(tmp_path: Path) -> None:
     _folder(tmp_path, 0, splits=("train", "test"))
     assert len(_load("image_folder", tmp_path).test) == TEST
+
+
+def _held_out(root: Path, **options: Any) -> set[str]:  # Any: options are of every type
+    images = _load("image_folder", root, **options).test.images
+    return {Path(path).relative_to(root / "images/train").as_posix() for path in images.paths}
+
+
+def _many(root: Path, classes: dict[str, int]) -> Path:
+    """A folder with so many images of each class, and no test part."""
+    folder = _folder(root, 0, splits=("train", "elsewhere"))
+    image = (folder / "train/class-0/00.png").read_bytes()
+    shutil.rmtree(folder)
+    for name, count in classes.items():
+        (folder / "train" / name).mkdir(parents=True)
+        for number in range(count):
+            (folder / "train" / name / f"{number:03}.png").write_bytes(image)
+    return folder
+
+
+def test_a_fraction_of_each_class_is_held_out(tmp_path: Path) -> None:
+    _many(tmp_path, {"a": 40, "b": 11, "c": 1})
+    dataset = _load("image_folder", tmp_path, test=0.2)
+    assert torch.bincount(dataset.test.labels, minlength=3).tolist() == [8, 2, 0]
+    assert torch.bincount(dataset.train.labels, minlength=3).tolist() == [32, 9, 1]
+    assert not set(dataset.train.images.paths) & set(dataset.test.images.paths)
+    for part in (dataset.train, dataset.test):
+        assert [Path(p).parent.name for p in part.images.paths] == ["abc"[n] for n in part.labels.tolist()]
+    assert dataset.said == "test: 0.2 of each class of train/: 42 left, 10 held out"
+    assert torch.bincount(_load("image_folder", tmp_path, test=0.99).train.labels).tolist() == [1, 1, 1]
+
+
+def test_what_is_held_out_goes_by_names(tmp_path: Path) -> None:
+    folder = _many(tmp_path, {"a": 40, "b": 11})
+    before = _held_out(tmp_path, test=0.2)
+    assert before <= _held_out(tmp_path, test=0.4)
+    assert before != {f"a/{n:03}.png" for n in range(8)} | {"b/000.png", "b/001.png"}
+    more = _many(tmp_path / "more", {"a": 40, "aa": 30, "b": 11})
+    assert {name for name in _held_out(tmp_path / "more", test=0.2) if not name.startswith("aa")} == before
+    # A class of one more, whose share stays the same: the new one may take one place, and no other changes.
+    (more / "train/a/new.png").write_bytes((more / "train/a/000.png").read_bytes())
+    assert len(before - _held_out(tmp_path / "more", test=0.2)) <= 1
+    shutil.move(folder, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(folder)
+    assert _held_out(tmp_path, test=0.2) == before
+
+
+def test_another_split_is_other_data(tmp_path: Path) -> None:
+    _many(tmp_path, {"a": 10})
+    prints = [_load("image_folder", tmp_path, test=t).fingerprint for t in (0.1, 0.2, 0.5)]
+    assert len(set(prints)) == 3
+    (tmp_path / "images/train/b").mkdir()
+    (tmp_path / "images/train/b/000.png").write_bytes((tmp_path / "images/train/a/000.png").read_bytes())
+    assert _load("image_folder", tmp_path, test=0.1).fingerprint not in prints
+    recipes = [
+        small(f"data={{image_folder: {{path: images{told}}}}}") for told in ("", ", test: 0.1", ", test: 0.2")
+    ]
+    assert len({run_digest(recipe, "f") for recipe in recipes}) == 3
+    assert "test" not in recipes[0].data.plain(results_only=True)["image_folder"]
+
+
+def test_a_fingerprint_tells_where_the_split_is(tmp_path: Path) -> None:
+    # Names whose order by hash is their alphabet's reversed: both splits list the files in one order.
+    for number in range(100):
+        folder = _many(tmp_path / str(number), {"a": 3})
+        for path in sorted((folder / "train/a").iterdir()):
+            path.rename(path.with_name(f"{number}-{path.name}"))
+        names = sorted(f"a/{path.name}" for path in (folder / "train/a").iterdir())
+        few, many = (_held_out(tmp_path / str(number), test=t) for t in (0.3, 0.6))
+        if few == set(names[2:]) and many == set(names[1:]):
+            break
+    one, two = (_load("image_folder", tmp_path / str(number), test=t) for t in (0.3, 0.6))
+    assert one.train.images.paths + one.test.images.paths == two.train.images.paths + two.test.images.paths
+    assert one.fingerprint != two.fingerprint
+
+
+def test_a_fingerprint_of_two_parts_stays_as_it_was(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, 0)
+    lines = (
+        f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode()
+        for part in ("train", "val")
+        for path in sorted((folder / part).rglob("*.png"))
+    )
+    assert _load("image_folder", tmp_path).fingerprint == hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def test_a_split_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    _many(tmp_path, {"a": 3, "b": 2})
+    with pytest.raises(UsageError, match=r"'test: 0.1' of 5 images in 2 classes holds none of a class out"):
+        _load("image_folder", tmp_path, test=0.1)
+    with pytest.raises(EnvironmentMissing, match=r"images/test: no folder of images.*'test: 0.2' holds out"):
+        _load("image_folder", tmp_path)
+    _folder(tmp_path / "whole", 0)
+    with pytest.raises(UsageError, match=r"images/val holds test images; leave 'test: 0.2' out"):
+        _load("image_folder", tmp_path / "whole", test=0.2)
+
+
+def test_a_split_is_planned_and_told_by_the_run(tmp_path: Path) -> None:
+    _many(tmp_path, {"a": 10, "b": 10})
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "{model: {mlp: {hidden: []}}, data: {image_folder: {path: images, size: 8, resize: 8, test: 0.2, workers: 0}},\n"
+        " optimizer: sgd, learning_rate: 0.1, epochs: 1, batch_size: 8, seeds: [0, 1], procedure: [train]}"
+    )
+    told = "test: 0.2 of each class of train/: 16 left, 4 held out"
+    for command in ("plan", "train"):
+        done = CliRunner().invoke(app, [command, str(recipe), "--runs", str(tmp_path / "runs")])
+        assert (done.exit_code, done.output.count(told)) == (0, 1), done.output
 
 
 def test_a_folder_that_is_not_whole_is_named(tmp_path: Path) -> None:

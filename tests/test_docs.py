@@ -9,18 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import FREE
 from typer.testing import CliRunner
 
 from prunecli.cli.app import app
-from prunecli.datasets.values import Roots
+from prunecli.places import Roots
 from prunecli.plan import make_plan
-from prunecli.recipe.library import folder
+from prunecli.recipe.library import folder, path_of
 from prunecli.recipe.load import load, load_text
 from prunecli.runs import Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RECIPES = sorted(folder().rglob("*.yaml"))
+RECIPES = [path_of(name) for name in FREE]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -27,7 +27,8 @@ from prunecli.errors import EnvironmentMissing, RecipeError, UsageError
 from prunecli.lab import make_lab
 from prunecli.models.hub import MOST_BYTES, address_of
 from prunecli.plan import make_plan
-from prunecli.recipe.load import Recipe, dump, load_text
+from prunecli.recipe.load import Recipe, load_text
+from prunecli.recipe.writing import dump
 from prunecli.registry import Choice
 from prunecli.runs import Settings, run_digest
 from prunecli.task import Task

@@ -353,8 +353,9 @@ def test_the_resolved_recipe_pins_the_store_and_needs_it_only_to_train(store):
     assert done.exit_code == 3
     assert "another label store than the recipe asks for" in done.stderr
     store.unlink()
+    shutil.rmtree("runs/.labels")
     assert prunecli_("show", run).exit_code == 0
-    done = prunecli_("prune", run)
+    done = prunecli_("prune", run, "--seeds", "0")
     assert done.exit_code == 3
     assert "labels 'labels.h5' is not on this machine" in done.stderr
     assert "looked for labels.h5" in done.stderr
@@ -365,6 +366,138 @@ def test_a_point_that_goes_to_another_process_keeps_its_labels(store, digits):
     sent = pickle.loads(pickle.dumps(experiment))
     assert sent == experiment
     assert make_targets(sent, 1, digits).used.equal(make_targets(experiment, 1, digits).used)
+
+
+def kept_of(store: Path, runs: str = "runs") -> Path:
+    """The copy that runs keep of a label store."""
+    return Path(runs, ".labels", f"{sha256(store.read_bytes())}.h5")
+
+
+def test_runs_keep_one_copy_of_the_labels_that_they_were_trained_on(store):
+    assert prunecli_("prune", "small.yaml", FILE, "-q").exit_code == 0
+    copy = kept_of(store)
+    assert copy.read_bytes() == store.read_bytes()
+    assert record_path(copy).read_bytes() == record_path(store).read_bytes()
+    before = (copy.stat().st_mtime_ns, copy.stat().st_ino)
+    assert prunecli_("train", "small.yaml", FILE, "batch_size=100", "-q").exit_code == 0
+    assert (copy.stat().st_mtime_ns, copy.stat().st_ino) == before
+    assert sorted(path.name for path in copy.parent.iterdir()) == [copy.name, record_path(copy).name]
+    assert prunecli_("train", "small.yaml", "--runs", "drawn", "-q").exit_code == 0
+    assert not Path("drawn/.labels").exists()
+
+
+def test_a_plan_keeps_nothing(store):
+    assert prunecli_("plan", "small.yaml", FILE).exit_code == 0
+    assert prunecli_("prune", "small.yaml", FILE, "--dry-run").exit_code == 0
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("runs", [[], ["--runs", "."], ["--runs", "elsewhere"]])
+def test_a_run_that_is_run_again_from_elsewhere_finds_its_labels(store, tmp_path, monkeypatch, runs):
+    """Seeds are added from another folder, by the copy beside the runs: `--runs` or the run's own."""
+    done = prunecli_("prune", "small.yaml", FILE, "--seeds", "0", "-q")
+    run, used = tmp_path / done.stdout.strip(), read_labels(store)[0].used
+    for path in (store, record_path(store)):
+        path.unlink()
+    home = tmp_path / "runs" if "." in runs else tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    monkeypatch.chdir(home)
+    done = prunecli_("prune", str(run), "--seeds", "0,1", "-q", *runs)
+    assert done.exit_code == 0, done.stderr
+    with h5py.File(Path(done.stdout.strip(), "store.h5")) as file:
+        assert np.array_equal(file["examples/label"][()], used)
+
+
+def test_a_copy_is_of_no_use_to_who_does_not_ask_for_its_content(store):
+    assert prunecli_("train", "small.yaml", FILE, "-q").exit_code == 0
+    for path in (store, record_path(store)):
+        path.unlink()
+    done = prunecli_("train", "small.yaml", FILE)
+    assert (done.exit_code, "labels 'labels.h5' is not on this machine" in done.stderr) == (3, True)
+
+
+def test_a_damaged_copy_is_set_aside_and_made_again(store):
+    copy = kept_of(store)
+    assert prunecli_("train", "small.yaml", FILE, "-q").exit_code == 0
+    damaged_byte(copy)
+    done = prunecli_("train", "small.yaml", FILE, "batch_size=100", "-v")
+    assert done.exit_code == 0, done.stderr
+    assert f"{copy}: damaged; moved to quarantine: {copy.name}.0; it is made again" in done.stderr
+    assert copy.read_bytes() == store.read_bytes()
+    assert (copy.parent / "quarantine" / f"{copy.name}.0").exists()
+
+
+def test_a_damaged_copy_is_no_labels(store):
+    run = prunecli_("train", "small.yaml", FILE, "-q").stdout.strip()
+    copy = kept_of(store)
+    for path in (store, record_path(store)):
+        path.unlink()
+    damaged_byte(copy)
+    done = prunecli_("train", run, "--seeds", "0", "batch_size=100")
+    assert (done.exit_code, f"{copy.name}: damaged: its content is not what" in done.stderr) == (3, True)
+
+
+def test_a_process_that_died_while_it_kept_the_copy_is_gone_on_from(store):
+    copy = kept_of(store)
+    copy.parent.mkdir(parents=True)
+    shutil.copy(store, copy)
+    assert prunecli_("train", "small.yaml", FILE, "-q").exit_code == 0
+    assert read_labels(copy)[1] == copy.stem
+    assert not (copy.parent / "quarantine").exists()
+
+
+def test_no_copy_is_written_through_a_link(store, tmp_path):
+    (tmp_path / "mine").mkdir()
+    Path("runs").mkdir()
+    Path("runs/.labels").symlink_to(tmp_path / "mine")
+    done = prunecli_("train", "small.yaml", FILE)
+    assert (done.exit_code, "runs/.labels: a symbolic link" in done.stderr) == (3, True)
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def misnamed(copy: Path) -> None:
+    for path in (copy, record_path(copy)):
+        path.rename(path.with_name(path.name.replace(copy.stem, "0" * 64)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda copy: damaged_byte(copy), "damaged: its content is not what"),
+        (lambda copy: record_path(copy).unlink(), "has no record beside it"),
+        (lambda copy: copy.unlink(), "the record of a label store that is not there"),
+        (misnamed, "is named for another content than it has"),
+    ],
+)
+def test_check_and_status_know_the_folder_of_labels(store, spoil, told):
+    assert prunecli_("train", "small.yaml", FILE, "-q").exit_code == 0
+    done = prunecli_("check", "runs/.labels")
+    assert (done.exit_code, done.stdout) == (0, "runs/.labels: sound\n"), done.stderr
+    done = prunecli_("status", "--json")
+    assert [one["name"] for one in json.loads(done.stdout)] == [
+        path.name for path in Path("runs").glob("small-*")
+    ]
+    done = prunecli_("status", "runs/.labels")
+    assert (done.exit_code, "holds label stores, not a run; `prunecli check" in done.stderr) == (2, True)
+    spoil(kept_of(store))
+    done = prunecli_("check", "runs/.labels")
+    assert (done.exit_code, done.stdout, told in done.stderr) == (3, "runs/.labels: damaged\n", True), (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "show", "score"])
+def test_every_command_looks_under_its_data_root(store, verb, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for path in (store, record_path(store)):
+        path.rename(tmp_path / "data" / path.name)
+    (tmp_path / "work").mkdir()
+    shutil.move("small.yaml", "work")
+    monkeypatch.chdir(tmp_path / "work")
+    few = ["--runs-per-seed", "1"] if verb == "score" else []
+    assert prunecli_(verb, "small.yaml", FILE, *few).exit_code == 3
+    done = prunecli_(verb, "small.yaml", FILE, *few, "--data-root", str(tmp_path / "data"))
+    assert done.exit_code == 0, done.stderr
 
 
 @pytest.mark.parametrize("where", ["beside the recipe", "data root"])
@@ -396,7 +529,7 @@ def test_a_link_inside_the_folder_is_followed_and_one_out_of_it_is_not(store, tm
     out = r"not labels\.h5, which leads out of the folders that a recipe may read: to /.*/inside/labels\.h5"
     with pytest.raises(EnvironmentMissing, match=out):
         load(Path("small.yaml"), [FILE])
-    with pytest.raises(UsageError, match=r"which is outside .*; PRUNECLI_DATA=DIR allows another folder"):
+    with pytest.raises(UsageError, match=r"which is outside .*; --data-root DIR allows another folder"):
         load(Path("small.yaml"), ["labels={file: {path: ../inside/labels.h5}}"])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from conftest import FREE
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -18,9 +19,10 @@ from prunecli.errors import Mistake, Place, RecipeError, UsageError
 from prunecli.experiment import Experiment
 from prunecli.recipe import library
 from prunecli.recipe.json_schema import json_schema
-from prunecli.recipe.load import Point, dump, inline, load, load_text, origins
+from prunecli.recipe.load import Point, load, load_text
 from prunecli.recipe.nodes import plain, read
 from prunecli.recipe.options import schema_of
+from prunecli.recipe.writing import dump, inline, origins
 from prunecli.registry import Entry, Registry
 from prunecli.registry import plain as plain_value
 
@@ -38,7 +40,7 @@ procedure:
   - train
   - repeat: {times: 2, stages: [{prune: {fraction: 0.2}}, rewind, train]}
 """
-RECIPES = library.names()
+RECIPES = FREE
 SCHEMA = json_schema()
 DEFINED = [entry for registry in Registry.all.values() for entry in registry.entries()]
 
@@ -468,7 +470,7 @@ def test_later_overrides_build_on_earlier_ones():
         ("procedure." + "1" * 5000 + "=train", "1:1", "should be a place in a list, 0 to 1"),
         ("prunable" + ".a" * 3000 + "=1", "1:1", "a path has at most 32 steps"),
         ("epochs.x=1", "1:1", "'x' leads nowhere: the recipe has a single value there"),
-        ("sweep={epochs: [1]}", "1:1", "a sweep is written in the recipe, not as an argument"),
+        ("sweep={epochs: [1]}", "1:1", "a sweep is set path by path, such as sweep.labels.fraction=[0, 0.3]"),
     ],
 )
 def test_a_wrong_override_points_at_the_argument(override, place, said):
@@ -497,9 +499,26 @@ def test_a_sweep_is_the_product_of_its_lists():
         assert point.experiment == experiment(f"labels.fraction={fraction}", f"model.width={width}")
 
 
+def test_an_argument_sets_what_a_path_is_swept_over():
+    text = BASE + "sweep: {labels.fraction: [0, 0.3], epochs: [1, 2]}\n"
+    swept = labels_and(text, "labels", "sweep.labels.fraction=[0.1]", "epochs=3")
+    assert swept == {"r-fraction-0.1": {"uniform": {"fraction": 0.1}}}
+    added = labels_and(BASE, "epochs", "sweep.epochs=[4, 5]")
+    assert added == {"r-epochs-4": 4, "r-epochs-5": 5}
+    for wrong in (
+        "sweep.epochs=4",
+        "sweep.epochs",
+        "sweep.epochs=[]",
+        "sweep.epohcs=[1]",
+        "sweep.epochs=[x]",
+    ):
+        with pytest.raises(RecipeError):
+            load_text(BASE, "r.yaml", [wrong])
+
+
 def test_a_sweep_takes_whole_choices_and_paths_with_the_chosen_name():
     swept = labels_and(BASE + "sweep: {labels: [clean, {uniform: {fraction: 0.2}}]}\n", "labels")
-    assert swept == {"r-labels-clean": "clean", "r-labels-1": {"uniform": {"fraction": 0.2}}}
+    assert swept == {"r-labels-clean": "clean", "r-labels-uniform": {"uniform": {"fraction": 0.2}}}
     long = labels_and(BASE + "sweep: {labels.uniform.fraction: [0.2]}\n", "labels")
     assert list(long.values()) == [{"uniform": {"fraction": 0.2}}]
 
@@ -547,7 +566,7 @@ def test_a_long_recipe_is_swept_over_fewer_points():
 def test_every_value_tells_where_it_comes_from():
     overrides = ("model.width=0.5", "learning_rate=0.1", "procedure.1.times=9")
     (point,) = load_text(BASE, "r.yaml", overrides).points
-    found = origins(point)
+    found = origins(point.experiment, point.root)
     expected = {
         "about": "line 1",
         "model.lenet_300_100.width": "argument",

@@ -29,8 +29,9 @@ from prunecli.recipe.load import load_text
 from prunecli.registry import Choice
 from prunecli.runs import Settings
 from prunecli.score_checks import prepare_scoring
-from prunecli.score_plan import OWN, Asked, Scoring
-from prunecli.scoring import EpochTrained, Event, RunScored, carry_out_scoring
+from prunecli.score_plan import Asked, Scoring
+from prunecli.score_runs import EpochTrained, Event, RunScored
+from prunecli.scoring import carry_out_scoring
 from prunecli.store.inspection import check_file
 from prunecli.store.scores import ScoreStore, read_scores, runs_of
 from prunecli.store.sealing import record_of, record_path
@@ -168,8 +169,9 @@ def test_two_commands_give_the_same_bytes(made, tmp_path):
     assert (tmp_path / "scores.h5").read_bytes() == (made / "scores.h5").read_bytes()
 
 
-def test_nothing_of_the_work_is_left_but_the_lock(made):
-    assert [path.name for path in (made / "runs").rglob("*") if path.is_file()] == ["lock"]
+def test_nothing_of_the_work_is_left(made):
+    assert [path.name for path in (made / "runs").rglob("*")] == [".scores"]
+    assert sorted(path.name for path in made.iterdir()) == ["runs", "scores.h5", "scores.h5.json"]
 
 
 def test_procedure_observers_and_prunable_weights_change_no_score(tmp_path):
@@ -201,8 +203,8 @@ def test_a_training_stages_own_learning_rate_is_followed(tmp_path):
 def test_scoring_runs_differ_from_each_other_and_from_every_evaluated_run(tmp_path, digits):
     asked = prepared(tmp_path, NOISY, scores=(EL2N, MEMORIZATION))
     labs = [asked.lab(run) for run in asked.runs]
-    assert len({lab.seed for lab in labs}) == len(labs) == 12
-    assert all(lab.seed >= OWN > 2**31 for lab in labs)
+    assert len({lab.drawing for lab in labs}) == len(labs) == 12
+    assert all(lab.drawing >= 2**62 > 2**31 for lab in labs)
     evaluated = make_lab(asked.experiment, 0, digits, torch.device("cpu"))
     first = [next(iter(lab.initial().weights.values())) for lab in (evaluated, *labs)]
     assert not any(torch.equal(a, b) for n, a in enumerate(first) for b in first[:n])
@@ -250,9 +252,10 @@ class Asking(list[Event]):
 def test_a_command_that_was_stopped_goes_on_to_the_same_bytes(made, tmp_path, kind, count, safe):
     heard = Asking(kind, count)
     wanted = {"scores": (EL2N, FORGETTING, MEMORIZATION)}
+    kept = r"(seed \d, scoring run \d of \d.* is kept up to epoch \d.*; )?"
+    sealed = f"{safe} sealed before (is|are) safe" if safe else "none is sealed yet"
     with pytest.raises(
-        Stopped,
-        match=r"stopped by SIGTERM: seed \d, scoring run \d of \d.* begins anew; .*the same command goes on",
+        Stopped, match=f"^stopped by SIGTERM: {kept}{sealed}; the same command goes on from there$"
     ):
         scored(tmp_path, NOISY, heard=heard, **wanted)
     assert sum(isinstance(event, RunScored) for event in heard) == safe
@@ -345,7 +348,9 @@ def test_another_process_at_the_same_scores_is_named(tmp_path):
     )  # fmt: skip
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(Stopped, match=f"being written by process {holder.pid}"):
+        with pytest.raises(
+            Stopped, match=f"being written by process {holder.pid} .* the same scoring runs: wait"
+        ):
             scored(tmp_path, NOISY)
     finally:
         holder.communicate()

@@ -165,7 +165,7 @@ def _examined(runs: Path, data_root: str | None) -> tuple[list[tuple[str, str]],
     import torch
 
     from prunecli.cli.recipes import size
-    from prunecli.datasets.values import roots
+    from prunecli.places import roots
     from prunecli.runs import versions
 
     rows, wrong = list(versions().items()), _mismatch()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunecli.cli import output
-from prunecli.cli.recipes import load_recipe, make_settings
+from prunecli.cli.recipes import load_recipe, make_settings, places_of
 
 # What draws and computes is imported inside functions, so that `--help` opens at once.
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def noise(
     labels={file: {path: FILE}}.
     """
     del verbose
-    loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code, allow_download=allow_download)
+    allowed = {"allow_code": allow_code, "allow_download": allow_download}
+    loaded = load_recipe(recipe, overrides or (), seeds, places_of(runs, data_root), **allowed)
     settings = make_settings(runs, "cpu", data_root, download=download, source=loaded.source)
     from prunecli.noise import as_json, draw, keep
 

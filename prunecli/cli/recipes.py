@@ -16,7 +16,9 @@ from prunecli.errors import StorageError, UsageError, shown, suggest
 
 if TYPE_CHECKING:
     from prunecli.experiment import Experiment
+    from prunecli.places import Places
     from prunecli.plan import PlannedRun
+    from prunecli.procedure import Foreseen
     from prunecli.recipe.load import Point, Recipe
     from prunecli.runs import Settings
 
@@ -37,13 +39,27 @@ def plan(
 ) -> None:
     """Check a recipe and show what it will do: its levels, sizes, folders and cost. Runs nothing."""
     del verbose
-    loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code, allow_download=allow_download)
+    allowed = {"allow_code": allow_code, "allow_download": allow_download}
+    loaded = load_recipe(recipe, overrides or (), seeds, places_of(runs, data_root), **allowed)
     settings = make_settings(runs, device, data_root, download=False, source=loaded.source)
     print_plan(loaded, settings, as_json=json)
 
 
+def places_of(runs: Path, data_root: str | None) -> Places:
+    """Where a command line has what its recipe refers to looked for."""
+    from prunecli.places import Places, roots
+
+    return Places(runs, roots(data_root, False, os.environ))
+
+
 def load_recipe(
-    given: str, overrides: Sequence[str], seeds: str, *, allow_code: bool, allow_download: bool = False
+    given: str,
+    overrides: Sequence[str],
+    seeds: str,
+    places: Places,
+    *,
+    allow_code: bool,
+    allow_download: bool = False,
 ) -> Recipe:
     """The recipe that a command line names, its overrides put in."""
     from prunecli.recipe.library import find
@@ -56,7 +72,8 @@ def load_recipe(
     import prunecli.catalog  # noqa: F401  (registers what recipes name)
     from prunecli.recipe.load import load
 
-    return load(path, [*overrides, *chosen], allow_code=allow_code, allow_download=allow_download)
+    allowed = {"allow_code": allow_code, "allow_download": allow_download}
+    return load(path, [*overrides, *chosen], places=places, **allowed)
 
 
 def make_settings(
@@ -70,7 +87,7 @@ def make_settings(
     source: str = "",
 ) -> Settings:
     """Where and how a command line asks for runs of the recipe in the file `source` to be carried out."""
-    from prunecli.datasets.values import roots
+    from prunecli.places import roots
     from prunecli.runs import Settings, choose_device
 
     if runs.exists() and not runs.is_dir():
@@ -138,20 +155,31 @@ def cp(
 def show(
     recipe: output.RecipeArgument,
     overrides: output.Overrides = None,
+    runs: output.Runs = Path("runs"),
     seeds: output.Seeds = "",
+    data_root: output.DataRoot = None,
     allow_code: output.AllowCode = False,
     allow_download: output.AllowDownload = False,
     verbose: output.Verbose = False,
     json: output.AsJson = False,
 ) -> None:
-    """Show a recipe, or a run's, with every default filled in and where each value comes from."""
+    """Show a recipe, or a run's, with every default and where each value comes from; or a label or score store."""
     del verbose
-    from prunecli.recipe.load import origins
+    from prunecli.cli.stores import is_store, print_store
 
-    loaded = load_recipe(recipe, overrides or (), seeds, allow_code=allow_code, allow_download=allow_download)
+    if is_store(Path(recipe)):
+        print_store(Path(recipe), json=json)
+        return
+    from prunecli.recipe.writing import origins
+
+    allowed = {"allow_code": allow_code, "allow_download": allow_download}
+    loaded = load_recipe(recipe, overrides or (), seeds, places_of(runs, data_root), **allowed)
     if json:
         output.print_json(
-            [{"label": p.label, "recipe": p.experiment.plain(), "origins": origins(p)} for p in loaded.points]
+            [
+                {"label": p.label, "recipe": p.experiment.plain(), "origins": origins(p.experiment, p.root)}
+                for p in loaded.points
+            ]
         )
         return
     for number, point in enumerate(loaded.points):
@@ -187,32 +215,34 @@ def _listed(kind: str) -> list[tuple[str, str]]:
 def _plan_lines(plan: PlannedRun) -> Iterator[str]:
     from prunecli.plan import described
     from prunecli.selections import lacking_in_words
+    from prunecli.trained_weights import trained_at
 
     experiment, counts = plan.point.experiment, plan.counts
     yield f"{plan.point.label}: {described(experiment.model)} on {described(experiment.data)}"
     yield f"  folder      {plan.folder or 'known once the dataset is there'}"
     if plan.parameters is not None and plan.task is not None:
         shape = "x".join(map(str, plan.task.shape))
+        excluded = f", {plan.excluded:,} weights excluded" if plan.excluded else ""
         yield (
-            f"  model       {plan.parameters:,} parameters, {plan.prunable:,} prunable in {plan.tensors} tensors; "
-            f"{shape} inputs, {plan.task.classes} classes"
+            f"  model       {plan.parameters:,} parameters, {plan.prunable:,} prunable in {plan.tensors} tensors"
+            f"{excluded}; {shape} inputs, {plan.task.classes} classes"
         )
+    if where := trained_at(experiment.model.name):
+        yield f"  pretrained  {where}"
     if counts.train is not None:
         left = f", {counts.left_out:,} left out" if counts.left_out else ""
         yield f"  examples    {counts.train:,} training, {counts.validation:,} validation{left}, {counts.test:,} test"
         yield f"  steps       {plan.steps_per_epoch:,} an epoch of batches of {experiment.batch_size}{_joined(plan)}"
+    if plan.split:
+        yield f"  split       {plan.split}"
     if counts.lacking:
         yield f"  lacking     {lacking_in_words(counts.lacking)}"
     if plan.missing:
         yield "  missing     " + plan.missing.replace("\n", "\n              ")
     yield f"  rate        {_rate(experiment)}"
-    rows = [("level", "stages", "weights remaining", "epochs spent")]
-    for foreseen in plan.levels:
-        density = foreseen.outlook.density
-        stages = ", ".join(described(stage) for stage in foreseen.level.stages)
-        remaining = "?" if density is None else f"{100 * density:.2f}%"
-        rows.append((str(foreseen.level.number), stages, remaining, f"{foreseen.outlook.spent:g}"))
-    yield from _elided(rows)
+    yield from _elided(
+        [("level", "stages", "weights remaining", "epochs spent"), *map(_level_row, plan.levels)]
+    )
     seeds = len(experiment.seeds)
     total = plan.epochs * seeds
     yield f"  in all      {len(plan.levels)} levels x {seeds} seeds, {plan.epochs:g} epochs a seed, {total:g} epochs"
@@ -224,6 +254,17 @@ def _plan_lines(plan: PlannedRun) -> Iterator[str]:
         store, states = size(plan.store_bytes), size(plan.state_bytes)
         yield f"  disk        at most {store} of store, {states} of states to go on from"
     yield ""
+
+
+def _level_row(foreseen: Foreseen) -> tuple[str, ...]:
+    """A level's number, stages, weights remaining of the prunable ones and of all, and epochs."""
+    from prunecli.plan import described
+
+    outlook, level = foreseen.outlook, foreseen.level
+    remaining = "?" if outlook.density is None else f"{100 * outlook.density:.2f}%"
+    if outlook.excluded and outlook.density_of_all is not None:
+        remaining += f" ({100 * outlook.density_of_all:.2f}% of all)"
+    return str(level.number), ", ".join(map(described, level.stages)), remaining, f"{outlook.spent:g}"
 
 
 def _joined(plan: PlannedRun) -> str:
@@ -272,9 +313,9 @@ def size(count: float) -> str:
 
 def _commented(point: Point) -> Iterator[str]:
     """The resolved recipe as YAML, each value with its origin."""
-    from prunecli.recipe.load import origins
+    from prunecli.recipe.writing import origins
 
-    found = origins(point)
+    found = origins(point.experiment, point.root)
     lines = list(_yaml_lines(point.experiment.plain(), "", 0))
     width = min(72, max(len(line) for line, _ in lines))
     for line, path in lines:
@@ -283,7 +324,7 @@ def _commented(point: Point) -> Iterator[str]:
 
 def _yaml_lines(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:  # Any: a recipe's values
     """Block-style YAML lines with the dotted path of the value that each holds."""
-    from prunecli.recipe.load import inline
+    from prunecli.recipe.writing import inline
 
     pairs = value.items() if isinstance(value, dict) else enumerate(value)
     for name, inner in pairs:

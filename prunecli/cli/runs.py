@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunecli.cli import output
-from prunecli.cli.recipes import load_recipe, make_settings, print_plan
+from prunecli.cli.recipes import load_recipe, make_settings, places_of, print_plan
 from prunecli.errors import Diverged, SomeFailed
 
 if TYPE_CHECKING:
@@ -58,7 +58,12 @@ def _verb(name: str, about: str, *, dense_only: bool) -> Callable[..., None]:
     ) -> None:
         del verbose
         loaded = load_recipe(
-            recipe, overrides or (), seeds, allow_code=allow_code, allow_download=allow_download
+            recipe,
+            overrides or (),
+            seeds,
+            places_of(runs, data_root),
+            allow_code=allow_code,
+            allow_download=allow_download,
         )
         settings = make_settings(
             runs,

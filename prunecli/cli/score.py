@@ -6,23 +6,26 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prunecli.cli import output
-from prunecli.cli.recipes import load_recipe, make_settings
+from prunecli.cli.recipes import duration, load_recipe, make_settings, places_of, size
+from prunecli.cli.score_table import as_json, notes, table
 from prunecli.errors import DamagedRun, Place, RecipeError, shown
 
 if TYPE_CHECKING:
+    from prunecli.places import Places
     from prunecli.recipe.load import Recipe
     from prunecli.registry import Choice
-    from prunecli.scoring import Event
-    from prunecli.store.scores import Score, ScoreStore
+    from prunecli.score_outlook import Outlook
+    from prunecli.score_plan import Scoring
+    from prunecli.score_runs import Event
 
-QUANTILES = (5, 25, 50, 75, 95)
 SECONDS_BETWEEN_LINES = 1.0
 
 
@@ -62,6 +65,20 @@ EpochOption = Annotated[
     ),
 ]
 
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=1, metavar="N", help="Scoring runs carried out side by side, in processes."
+    ),
+]
+CheckpointOption = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint", min=0, metavar="SECONDS", help="Keep training inside a scoring run this often."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and stop.")]
+
 
 def score(
     recipe: output.RecipeArgument,
@@ -81,10 +98,13 @@ def score(
     ] = Path("scores.h5"),
     runs: output.Runs = Path("runs"),
     device: output.Device = "auto",
+    workers: WorkersOption = 1,
     data_root: output.DataRoot = None,
     download: output.Download = False,
+    checkpoint: CheckpointOption = 300,
     allow_code: output.AllowCode = False,
     allow_download: output.AllowDownload = False,
+    dry_run: DryRun = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     json: output.AsJson = False,
@@ -96,15 +116,22 @@ def score(
     sealed already is not done again: the same command continues one that was stopped.
     """
     del verbose
-    loaded = _load(recipe, overrides or (), seeds, allow_code=allow_code, allow_download=allow_download)
-    settings = make_settings(runs, device, data_root, download=download, source=loaded.source)
+    allowed = {"allow_code": allow_code, "allow_download": allow_download}
+    loaded = _load(recipe, overrides or (), seeds, places_of(runs, data_root), **allowed)
+    settings = make_settings(
+        runs, device, data_root, download=download, workers=workers, source=loaded.source
+    )
     from prunecli.score_checks import prepare_scoring
     from prunecli.score_plan import Asked
     from prunecli.scoring import carry_out_scoring
 
     chosen = tuple(choose(text, allow_code=allow_code) for text in scores)
     asked = Asked(chosen, runs_per_seed, epoch, mode.value, average.value)
+    settings = replace(settings, checkpoint=checkpoint)
     prepared = prepare_scoring(loaded, asked, settings, out, every_seed=bool(seeds))
+    if dry_run:
+        _print_outlook(prepared, json=json)
+        return
     store = carry_out_scoring(prepared, _quiet if quiet else _log(prepared.label))
     if json:
         output.print_json(as_json(store, out))
@@ -136,80 +163,53 @@ def choose(text: str, *, allow_code: bool) -> Choice:
     return found
 
 
-def table(store: ScoreStore) -> Iterator[str]:
-    """Aligned lines: each score, or each seed of it, with its distribution over examples and its stability."""
-    many = len(store.seeds) > 1
-    head = ["score", *(["seed"] if many else []), "runs", "epoch", "mean", "sd"]
-    grid = [[*head, *(f"{q}%" for q in QUANTILES), "stability"]]
-    for row in _rows(store):
-        seed = [str(row["seed"])] if many else []
-        numbers = [row["mean"], row["std"], *row["quantiles"].values(), row["stability"]]
-        cells = ["-" if number is None else f"{number:.4g}" for number in numbers]
-        grid.append([row["score"], *seed, str(row["runs"]), f"{row['epoch']:g}", *cells])
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    for cells in grid:
-        first, *rest = (
-            cell.ljust(width) if number == 0 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        yield shown("  ".join((first, *rest)).rstrip())
+def outlook_lines(outlook: Outlook) -> Iterator[str]:
+    """What scoring would do, for people."""
+    from prunecli.plan import described
+    from prunecli.score_plan import runs_of
+    from prunecli.scoring import row_in_words
+
+    scoring, left = outlook.scoring, outlook.missing
+    experiment = scoring.experiment
+    yield f"{scoring.label}: {described(experiment.model)} on {described(experiment.data)}"
+    for one in scoring.asked.scores:
+        runs = runs_of(one, scoring.asked)
+        yield f"  score       {described(one)}, epoch {scoring.epochs[one.name]:g}, {runs} runs a seed"
+    if len(scoring.seeds) == 1:
+        yield f"  seeds       {row_in_words(scoring)}"
+    standing: dict[tuple[int, str], list[bool]] = {}
+    for run, sealed in outlook.standing:
+        standing.setdefault((run.seed, run.score.name if run.score else ""), []).append(sealed)
+    for (seed, kind), done in standing.items():
+        on = f" on subsets for {kind}" if kind else ""
+        yield f"  seed {seed:<6} {len(done)} scoring runs{on}, {sum(done)} sealed already"
+    yield f"  in all      {len(left)} scoring runs, {outlook.epochs:g} epochs to train"
+    if left:
+        yield f"  time        about {duration(outlook.seconds)} for all of it on this machine (steps timed now)"
+        parts, store = size(outlook.bytes_of_parts), size(outlook.bytes_of_store)
+        yield f"  disk        {parts} of parts in {scoring.parts.path} while it lasts, at most {store} of store"
+    yield f"  output      {scoring.output}{', complete: nothing to do' if outlook.complete else ''}"
 
 
-def notes(store: ScoreStore) -> list[str]:
-    """What a reader of the table should know."""
-    found = [
-        f"means and quantiles are over {store.labels.shape[1]:,} training examples; stability is the Spearman "
-        "correlation between the scores of two halves of the runs"
-    ]
-    if any(score.runs < 2 for score in store.scores.values()):
-        found.append("with one scoring run there is no stability: give --runs-per-seed 2 or more")
-    return found
+def _print_outlook(scoring: Scoring, *, json: bool) -> None:
+    from prunecli import score_outlook
 
-
-def as_json(store: ScoreStore, path: Path) -> dict[str, Any]:  # Any: what JSON holds
-    """The scores' distributions as JSON holds them."""
-    return {
-        "schema": "prunecli/scores",
-        "version": 1,
-        "path": str(path),
-        "recipe_digest": store.recipe_digest,
-        "seeds": list(store.seeds),
-        "examples": store.labels.shape[1],
-        "scores": list(_rows(store)),
-    }
-
-
-def _rows(store: ScoreStore) -> Iterator[dict[str, Any]]:  # Any: what JSON holds
-    for name, score in store.scores.items():
-        for number, seed in enumerate(store.seeds):
-            yield {"score": name, "seed": seed, **_row(score, number)}
-
-
-def _row(score: Score, number: int) -> dict[str, Any]:  # Any: what JSON holds
-    import numpy as np
-
-    values = score.values[number]
-    values = values[np.isfinite(values)]
-    quantiles = (
-        np.quantile(values, [q / 100 for q in QUANTILES]) if values.size else [math.nan] * len(QUANTILES)
-    )
-    return {
-        "runs": score.runs,
-        "epoch": score.epoch,
-        "average": score.average,
-        "mean": _number(values.mean() if values.size else math.nan),
-        "std": _number(values.std(ddof=1) if values.size > 1 else math.nan),
-        "quantiles": {str(q): _number(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
-        "stability": _number(score.stability[number]),
-    }
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    outlook = score_outlook.foresee_scoring(scoring)
+    if json:
+        output.print_json(score_outlook.as_json(outlook))
+        return
+    for line in outlook_lines(outlook):
+        print(shown(line))
 
 
 def _load(
-    given: str, overrides: Sequence[str], seeds: str, *, allow_code: bool, allow_download: bool
+    given: str,
+    overrides: Sequence[str],
+    seeds: str,
+    places: Places,
+    *,
+    allow_code: bool,
+    allow_download: bool,
 ) -> Recipe:
     """The recipe that is named, or a run's, whose folder has to be whole."""
     folder = Path(given)
@@ -217,7 +217,8 @@ def _load(
     if is_run and not (folder / "recipe.yaml").is_file():
         raise DamagedRun(f"{folder}: damaged: it has no recipe.yaml, so nobody knows what to score")
     try:
-        return load_recipe(given, overrides, seeds, allow_code=allow_code, allow_download=allow_download)
+        allowed = {"allow_code": allow_code, "allow_download": allow_download}
+        return load_recipe(given, overrides, seeds, places, **allowed)
     except RecipeError as error:
         mistake = error.mistakes[0]
         own = (mistake.place or Place("")).source == str(folder / "recipe.yaml")
@@ -232,7 +233,7 @@ def _log(label: str) -> Callable[[Event], None]:
 
     def listen(event: Event) -> None:
         from prunecli.progress import Said
-        from prunecli.scoring import EpochTrained
+        from prunecli.score_runs import EpochTrained
 
         if isinstance(event, Said):
             output.say(shown(event.message))

@@ -17,9 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from prunecli.datasets.files import Examples, in_memory, located, size_of
-from prunecli.datasets.values import Dataset, Facts, Normalization, PathInRecipe, Roots
+from prunecli.datasets.values import Dataset, Facts, Normalization
 from prunecli.errors import EnvironmentMissing
 from prunecli.memory import check_fits, in_words
+from prunecli.places import PathInRecipe, Roots
 from prunecli.registry import data
 from prunecli.store.guard import h5py  # There it loads without plugins.
 from prunecli.task import Task

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from prunecli.datasets.files import Examples, Published
-from prunecli.datasets.values import Dataset, Facts, Normalization, PathInRecipe, Roots
+from prunecli.datasets.values import Dataset, Facts, Normalization
+from prunecli.places import PathInRecipe, Roots
 from prunecli.registry import data
 from prunecli.task import Task
 

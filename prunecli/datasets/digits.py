@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from prunecli.datasets.files import in_memory
-from prunecli.datasets.values import Dataset, Facts, Normalization, Roots
+from prunecli.datasets.values import Dataset, Facts, Normalization
+from prunecli.places import Roots
 from prunecli.randomness import key
 from prunecli.registry import data
 from prunecli.selections import stratified

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prunecli.datasets.values import Dataset, InMemory, Normalization, Roots, Split, fingerprint
+from prunecli.datasets.values import Dataset, InMemory, Normalization, Split, fingerprint
 from prunecli.errors import EnvironmentMissing
+from prunecli.places import Roots
 from prunecli.task import Task
 
 Examples = tuple[Tensor, Tensor]

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from prunecli.datasets.files import Examples, Published
-from prunecli.datasets.values import Dataset, Facts, Normalization, PathInRecipe, Roots
+from prunecli.datasets.values import Dataset, Facts, Normalization
 from prunecli.errors import EnvironmentMissing
+from prunecli.places import PathInRecipe, Roots
 from prunecli.registry import data
 from prunecli.task import Task
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from prunecli.errors import UsageError
 from prunecli.randomness import Draw, key
-from prunecli.registry import Choice, NoResult
+from prunecli.registry import Choice
 from prunecli.task import Task
-
-PathInRecipe = Annotated[str, Field(max_length=4096), NoResult()]
-"""A path that a recipe names: where the data is changes no result."""
 
 
 @dataclass(frozen=True)
@@ -29,73 +23,6 @@ class Facts:
     task: Task | None = None
     train: int | None = None
     test: int | None = None
-
-
-@dataclass(frozen=True)
-class Roots:
-    """Where datasets are looked for, in this order, and whether they may be downloaded."""
-
-    folders: tuple[Path, ...] = ()
-    download: bool = False
-    before_recipe: int = 0
-    """How many of the folders go before the root that a recipe names."""
-    recipe: Path | None = None
-    """The folder that the recipe is in."""
-
-    @property
-    def allowed(self) -> tuple[Path, ...]:
-        """The folders that a recipe's paths may lead into: the roots, the working directory, the recipe's own."""
-        own = () if self.recipe is None else (self.recipe,)
-        return tuple(dict.fromkeys((*self.folders, Path(), *own)))
-
-    def search(self, root: str = "") -> tuple[Path, ...]:
-        """The folders to look in, each once, with a recipe's root at its place.
-
-        Raises:
-            UsageError: the recipe's root leads out of the folders that are allowed.
-        """
-        first, rest = self.folders[: self.before_recipe], self.folders[self.before_recipe :]
-        return tuple(dict.fromkeys((*first, *(self._inside(root, [Path(root)]) if root else []), *rest)))
-
-    def paths(self, path: str) -> tuple[Path, ...]:
-        """Where a recipe's own file or folder may be: under each root, in the working directory, by the recipe.
-
-        Raises:
-            UsageError: the path leads out of the folders that are allowed.
-        """
-        return self._inside(path, [folder / path for folder in self.allowed])
-
-    def _inside(self, path: str, candidates: Sequence[Path]) -> tuple[Path, ...]:
-        """Those candidates that are, links followed, inside an allowed folder: a recipe may be a stranger's."""
-        allowed = [_resolved(folder) for folder in self.allowed]
-        found = [
-            candidate
-            for candidate in dict.fromkeys(candidates)
-            if any(_resolved(candidate).is_relative_to(folder) for folder in allowed)
-        ]
-        if not found:
-            raise UsageError(
-                f"the recipe's path '{path}' leads to {_resolved(candidates[0])}, which is outside "
-                f"{', '.join(map(str, dict.fromkeys(allowed)))}; --data-root DIR allows another folder"
-            )
-        return tuple(found)
-
-
-def roots(data_root: str | None, download: bool, environ: Mapping[str, str]) -> Roots:
-    """`--data-root`, [a recipe's root,] $PRUNECLI_DATA, ~/.cache/prunecli/data."""
-    chosen = [data_root] if data_root else []
-    named = [*chosen, environ.get("PRUNECLI_DATA", ""), "~/.cache/prunecli/data"]
-    return Roots(tuple(_expanded(name) for name in named if name), download, before_recipe=len(chosen))
-
-
-def _resolved(path: Path) -> Path:
-    # Path.resolve raises where links go in circles; os.path's stops there.
-    return Path(os.path.realpath(path))
-
-
-def _expanded(path: str) -> Path:
-    # Where there is no home, Path.expanduser raises; os.path's leaves the name as it is.
-    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 @dataclass(frozen=True)
@@ -214,6 +141,8 @@ class Dataset:
     train: Split
     test: Split
     fingerprint: str = field(repr=False)
+    said: str = field(default="", repr=False)
+    """How it was split, where that is not the source's own split."""
 
     def __post_init__(self) -> None:
         for name, split in (("training", self.train), ("test", self.test)):

@@ -13,6 +13,12 @@ from prunecli.task import Task
 
 
 @models
+def cifar_resnet_8(task: Task, *, width: Width = 1.0) -> nn.Module:
+    """ResNet-8: three segments of 1 block with 16, 32 and 64 channels; for a quick look at small images."""
+    return _cifar_resnet(task, 8, width)
+
+
+@models
 def cifar_resnet_20(task: Task, *, width: Width = 1.0) -> nn.Module:
     """ResNet-20: three segments of 3 blocks with 16, 32 and 64 channels."""
     return _cifar_resnet(task, 20, width)

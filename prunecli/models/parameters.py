@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
@@ -27,6 +27,12 @@ def prunable_names(model: nn.Module) -> tuple[str, ...]:
     own = (dict(layer.named_parameters(recurse=False)) for layer in layers)
     weights = {id(parameters["weight"]) for parameters in own if "weight" in parameters}
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in weights)
+
+
+def excluded_weights(model: nn.Module, names: Collection[str]) -> int:
+    """How many weights of linear and convolution layers are not among the prunable parameters of these names."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return sum(sizes[name] for name in prunable_names(model) if name not in names)
 
 
 def check_batches(experiment: Experiment, model: nn.Module, examples: int) -> None:

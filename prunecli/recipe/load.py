@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prunecli.errors import Mistake, Place, RecipeError, UsageError, suggest
 from prunecli.experiment import Experiment
+from prunecli.places import Places
 from prunecli.recipe.bind import Binder
 from prunecli.recipe.label import folder_name
 from prunecli.recipe.nodes import (
@@ -28,13 +25,13 @@ from prunecli.recipe.nodes import (
     Scalar,
     Table,
     one_line,
-    plain,
     presentable,
     read,
 )
 from prunecli.recipe.options import schema_of
 from prunecli.recipe.paths import placed
 from prunecli.recipe.trained import lost_weights
+from prunecli.recipe.writing import dump
 from prunecli.registry import Choice
 
 MAX_POINTS = 1_000
@@ -65,16 +62,21 @@ class Recipe:
 
 
 def load(
-    path: Path, overrides: Sequence[str] = (), *, allow_code: bool = False, allow_download: bool = False
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    allow_code: bool = False,
+    allow_download: bool = False,
+    places: Places | None = None,
 ) -> Recipe:
-    """The recipe in a file, with overrides `KEY=VALUE`.
+    """The recipe in a file, with overrides `KEY=VALUE`; `places` are where what it refers to is looked for.
 
     Raises:
         UsageError: the file cannot be read.
         RecipeError: all of the recipe's mistakes.
     """
     allowed = {"allow_code": allow_code, "allow_download": allow_download}
-    return load_text(_text_of(path), str(path), overrides, stem=path.stem, **allowed)
+    return load_text(_text_of(path), str(path), overrides, stem=path.stem, places=places, **allowed)
 
 
 def load_text(
@@ -85,13 +87,17 @@ def load_text(
     stem: str = "recipe",
     allow_code: bool = False,
     allow_download: bool = False,
+    places: Places | None = None,
 ) -> Recipe:
     """The recipe in a text; see `load`."""
     root, mistakes = read(text, source)
     assert isinstance(root, Table)
     root, sweep = _without_sweep(root, overrides, mistakes)
     for override in overrides:
-        root = _overridden(root, override, mistakes)
+        if override.startswith("sweep."):
+            sweep = _sweep_with(sweep, override, root.place, mistakes)
+        else:
+            root = _overridden(root, override, mistakes)
     points, known = [], set(mistakes)
     for suffix, point in _swept(root, sweep, mistakes):
         binder = Binder(allow_code=allow_code, allow_download=allow_download)
@@ -100,7 +106,8 @@ def load_text(
         mistakes += [mistake for mistake in binder.mistakes if mistake not in known]
         known.update(binder.mistakes)
         if isinstance(bound, dict):
-            points.append(Point(folder_name(stem + suffix), Experiment(**bound), point))
+            experiment = Experiment(**bound).pinned(places or Places())
+            points.append(Point(folder_name(stem + suffix), experiment, point))
     mistakes += _twice(points, sweep) + _too_long(points, sweep)
     mistakes += [mistake for point in points for mistake in lost_weights(point.experiment)]
     if points and not mistakes:
@@ -108,25 +115,6 @@ def load_text(
     if mistakes:
         raise RecipeError(_in_reading_order(mistakes, overrides))
     return Recipe(source, text, tuple(overrides), tuple(points))
-
-
-def dump(experiment: Experiment) -> str:
-    """The resolved recipe as YAML, which loads as the same experiment."""
-    values = {name: value for name, value in experiment.plain().items() if value not in ("", None)}
-    return yaml.dump(
-        values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
-    )
-
-
-def inline(value: Any) -> str:  # Any: a recipe's value
-    """A value as YAML writes it in one line."""
-    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=100_000)
-    return text.removesuffix("\n").removesuffix("...").strip("\n ")
-
-
-def origins(point: Point) -> dict[str, str]:
-    """For each dotted path of the resolved recipe, where its value comes from: a place, or `default`."""
-    return dict(_origins(point.experiment.plain(), point.root, ""))
 
 
 def _text_of(path: Path) -> str:
@@ -155,7 +143,7 @@ def _overridden(root: Table, override: str, mistakes: list[Mistake]) -> Table:
         mistakes.append(Mistake(place, f"'{override}' should be KEY=VALUE, such as epochs=10"))
         return root
     if key.partition(".")[0] == "sweep":
-        mistakes.append(Mistake(place, "a sweep is written in the recipe, not as an argument"))
+        mistakes.append(Mistake(place, "a sweep is set path by path, such as sweep.labels.fraction=[0, 0.3]"))
         return root
     try:
         node, found = read(" " * (len(key) + 1) + value, "argument", argument=override)
@@ -183,6 +171,24 @@ def _without_sweep(
     given = {override.partition("=")[0] for override in overrides}
     left = {path: node for path, node in sweep.pairs.items() if path not in given and isinstance(node, Items)}
     return rest, replace(sweep, pairs=left)
+
+
+def _sweep_with(sweep: Table | None, override: str, place: Place, mistakes: list[Mistake]) -> Table | None:
+    """The sweep with the values that an argument `sweep.PATH=[…]` gives a path."""
+    key, equals, value = override.partition("=")
+    path, here = key.removeprefix("sweep."), Place("argument", 1, 1, one_line(override[:400]), len(key))
+    try:
+        node, found = read(" " * (len(key) + 1) + value, "argument", argument=override)
+        mistakes += found
+    except RecipeError as error:
+        mistakes += error.mistakes
+        return sweep
+    if not equals or not isinstance(node, Items):
+        mistakes.append(Mistake(here, f"'{key}' is a list of values, such as {key}=[0, 0.3]"))
+        return sweep
+    before = sweep or Table({}, {}, place)
+    pairs, keys = {**before.pairs, path: node}, {**before.keys, path: here}
+    return replace(before, pairs=pairs, keys=keys)
 
 
 def _axes(root: Table, sweep: Table, mistakes: list[Mistake]) -> list[tuple[str, Place, Items]]:
@@ -271,6 +277,9 @@ def _twice(points: Sequence[Point], sweep: Table | None) -> list[Mistake]:
 
 
 def _short(node: Node, position: int) -> str:
+    """A sweep's value in a label: itself, the name that is chosen, or the how-manieth it is."""
+    if isinstance(node, Table) and len(node.pairs) == 1:
+        return next(iter(node.pairs))
     return str(node.value) if isinstance(node, Scalar) else str(position)
 
 
@@ -287,56 +296,3 @@ def _in_reading_order(mistakes: Sequence[Mistake], overrides: Sequence[str]) -> 
     more = len(ordered) - MAX_MISTAKES
     rest = [Mistake(None, f"… and {more:,} mistakes more")] if more > 0 else []
     return [*ordered[:MAX_MISTAKES], *rest]
-
-
-def _origins(value: Any, node: Node | None, path: str) -> Iterator[tuple[str, str]]:  # Any: a recipe's value
-    if isinstance(value, Mapping) and value:
-        given = node if isinstance(node, Table) else None
-        named = isinstance(node, Scalar) and list(value) == [node.value]
-        # A bare number is short for one option of one name: `0.1` for `{constant: {value: 0.1}}`.
-        number = node if isinstance(node, Scalar) and not isinstance(node.value, str) else None
-        for name, inner in value.items():
-            here = f"{path}.{name}" if path else name
-            if named and node is not None:
-                yield here, _origin(node)
-            if number is not None:
-                given = Table({name: number}, {}, number.place)
-            yield from _origins(inner, given.pairs.get(name) if given else None, here)
-    elif isinstance(value, list) and value:
-        items = node.items if isinstance(node, Items) else ()
-        for position, inner in enumerate(value):
-            yield from _origins(
-                inner, items[position] if position < len(items) else None, f"{path}.{position}"
-            )
-    else:
-        yield path, _origin(node)
-
-
-def _origin(node: Node | None) -> str:
-    if node is None:
-        return "default"
-    return "argument" if node.place.source == "argument" else f"line {node.place.line}"
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes strings that our reader would take for something else in quotes."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # Any: as PyYAML declares it
-        return True
-
-
-def _quoted(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if _bare(value) else '"')
-
-
-@cache
-def _bare(value: str) -> bool:
-    """Whether PyYAML may choose how to write a string: our reader takes it for one, and it has one line."""
-    # Lines would be written one below the other, and `show` puts each value's origin beside it.
-    if not re.fullmatch(r"[\w.+-]*", value):
-        return "\n" not in value
-    node, _ = read(f"x: {value}", "dump")
-    return isinstance(node, Table) and plain(node) == {"x": value}
-
-
-_Dumper.add_representer(str, _quoted)

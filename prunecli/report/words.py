@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ def describe(recipe: Mapping[str, Any]) -> str:  # Any: a recipe's values
     parts = [" on ".join(_choice(recipe[key]) for key in ("model", "data") if key in recipe)]
     if recipe.get("labels", "clean") != "clean":
         parts.append(f"labels {_choice(recipe['labels'])}")
+    if recipe.get("examples", "all") != "all":
+        parts.append(f"examples {_choice(recipe['examples'])}")
     what = ", ".join(part for part in parts if part)
     return f"{what}: {_stages(recipe['procedure'])}" if recipe.get("procedure") else what
 
@@ -74,7 +77,12 @@ def _choice(value: Any) -> str:  # Any: a recipe's value
 def _option(value: Any) -> str:  # Any: a recipe's value
     if isinstance(value, list):
         return f"[{', '.join(_option(item) for item in value)}]"
-    return _choice(value) if isinstance(value, Mapping) else str(value)
+    # A digest tells two things apart with its beginning alone.
+    return (
+        _choice(value)
+        if isinstance(value, Mapping)
+        else re.sub("^([0-9a-f]{8})[0-9a-f]{56}$", r"\1…", str(value))
+    )
 
 
 def _stages(stages: Sequence[Any]) -> str:  # Any: a recipe's values

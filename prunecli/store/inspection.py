@@ -18,10 +18,11 @@ from prunecli.errors import DamagedRun, NewerFormat, UsageError
 from prunecli.store import codec
 from prunecli.store.folder import RunFolder
 from prunecli.store.guard import Guarded
-from prunecli.store.labels import is_label_store, read_labels_here
+from prunecli.store.labels import FOLDER, folder_problems, is_label_store, read_labels_here
 from prunecli.store.lock import is_locked
 from prunecli.store.run_file import check_folders, part_seeds, read_run_json
-from prunecli.store.scores import is_score_store, score_problems
+from prunecli.store.score_problems import score_problems
+from prunecli.store.scores import is_score_store
 from prunecli.store.sealing import read_file, read_record, record_path, remove, vouches
 from prunecli.store.values import Measured
 
@@ -69,6 +70,8 @@ def standing(path: Path) -> Standing:
     """
     if not os.path.lexists(path):
         raise UsageError(f"{path}: no such run")
+    if path.name == FOLDER:
+        raise UsageError(f"{path}: holds label stores, not a run; `prunecli check {path}` checks them")
     content = read_run_json(path)
     check_folders(path)
     run, levels, failures = RunFolder(path, content["recipe_digest"]), content["levels"], content["failures"]
@@ -93,11 +96,13 @@ def standing(path: Path) -> Standing:
 
 
 def problems(path: Path) -> list[str]:
-    """What is wrong with a run's stored files; an empty list where all is sound.
+    """What is wrong with a run's stored files, or with the label stores in their folder; empty where all is sound.
 
     Raises:
         UsageError, DamagedRun: see `standing`.
     """
+    if path.name == FOLDER:
+        return folder_problems(path)
     found = list(standing(path).damage)
     content = read_run_json(path)
     run = RunFolder(path, content["recipe_digest"])

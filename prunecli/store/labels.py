@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import prunecli
-from prunecli.errors import DamagedRun, PrunecliError, UsageError
+from prunecli.errors import DamagedRun, NewerFormat, PrunecliError, UsageError
 from prunecli.store.apart import read_apart
 from prunecli.store.decoding import opened
 from prunecli.store.guard import Guarded, h5py
@@ -27,10 +27,13 @@ from prunecli.store.sealing import (
     read_sealed,
     record_of,
     record_path,
+    set_aside,
 )
 from prunecli.store.values import MOST_SEEDS
 
 KIND = "labels"
+FOLDER = ".labels"
+"""Where label stores lie among runs."""
 MOST = 2**28
 """Bytes that a label store's arrays come to at most."""
 MOST_CLASSES = 1_000_000
@@ -142,6 +145,54 @@ def seal_labels(path: Path, data: bytes, store: LabelStore) -> None:
 def facts_of(store: LabelStore) -> dict[str, Any]:  # Any: what JSON holds
     """What the record of a label store says beside its size and SHA-256."""
     return {"kind": KIND, "dataset_fingerprint": store.fingerprint, "seeds": list(store.seeds)}
+
+
+def copy_of(runs: Path, sha256: str) -> Path:
+    """Where the copy of a label store is kept that runs were trained on: one for each content."""
+    return runs / FOLDER / f"{sha256}.h5"
+
+
+def keep_copy(path: Path, sha256: str, runs: Path) -> list[str]:
+    """Seal a copy of a label store of this content beside the runs, unless it is there; gives what to say.
+
+    A damaged copy is moved to the quarantine in its folder. Several processes may do so at once.
+
+    Raises:
+        DamagedRun: the store is not of this content any more, or the folder is a link to another place.
+        StorageError: the copy cannot be written.
+    """
+    copy, found = copy_of(runs, sha256), read_record(path)
+    if copy.parent.is_symlink():
+        raise DamagedRun(f"{copy.parent}: a symbolic link, through which no labels are kept; move it away")
+    data = read_sealed(path, found[0], _most_stored()) if found else b""
+    if found is None or found[0].get("sha256") != sha256:
+        raise DamagedRun(f"{path}: another label store than a moment ago; the same command reads it anew")
+    facts = {name: found[0].get(name) for name in ("kind", "dataset_fingerprint", "seeds")}
+    said = []
+    for there, content in ((record_path(copy), record_of(data, facts)), (copy, data)):
+        if os.path.lexists(there) and not holds(there, content):
+            moved = set_aside(there, copy.parent / "quarantine")
+            said.append(f"{there}: damaged; moved to quarantine: {moved}; it is made again")
+    make_folder(copy.parent)
+    commit(copy, data, facts)
+    return said
+
+
+def folder_problems(folder: Path) -> list[str]:
+    """What is wrong with the label stores in a folder; an empty list where all are sound."""
+    found = []
+    for path in sorted(folder.glob("*.h5")):
+        try:
+            _, sha256 = read_labels_here(path)
+        except NewerFormat:
+            raise
+        except DamagedRun as error:
+            found.append(str(error))
+            continue
+        if is_digest(path.stem) and path.stem != sha256:
+            found.append(f"{path}: is named for another content than it has ({sha256[:12]}…)")
+    lost = [path for path in sorted(folder.glob("*.h5.json")) if not os.path.lexists(path.with_suffix(""))]
+    return [*found, *(f"{path}: the record of a label store that is not there" for path in lost)]
 
 
 def read_labels(path: Path) -> tuple[LabelStore, str]:

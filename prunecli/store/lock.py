@@ -1,6 +1,6 @@
-"""The lock of a run's folder: one process writes it at a time.
+"""Locks: one process at a time writes a run's folder, carries a scoring out, or writes a score store.
 
-The lock saves work, it does not guard the content: seals are exclusive, so that two writers can waste time but
+A lock saves work, it does not guard the content: seals are exclusive, so that two writers can waste time but
 cannot mix what they write.
 """
 
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from prunecli.errors import Stopped, StorageError
-from prunecli.store.sealing import storage_error
+from prunecli.store.sealing import make_folder, storage_error
 
+OTHERWISE = "wait for it, or stop it first"
+"""What can be done while another process holds a lock."""
 MOMENT, PATIENCE = 0.5, 15.0
 """Seconds to wait for a lock: a reader takes it for an instant to see whether it is free, and what a dead holder has
 started may hold it a little longer."""
@@ -38,14 +40,38 @@ def locked(folder: Path, tell: Callable[[str], None] = lambda _message: None) ->
     descriptor = _opened(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:
         _take(descriptor, folder, tell)
-        holder = {"process": os.getpid(), "host": socket.gethostname(), "boot": _boot()}
-        # It only helps whoever finds the lock taken: where the disk is full, the lock holds all the same.
-        with suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, (json.dumps(holder) + "\n").encode(), 0)
+        _write_name(descriptor)
         yield
     finally:
         # Some file systems tell only now that the disk is full.
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+@contextmanager
+def locked_while_held(
+    path: Path,
+    whose: Path,
+    tell: Callable[[str], None] = lambda _message: None,
+    *,
+    otherwise: str = OTHERWISE,
+) -> Iterator[None]:
+    """Hold a lock of its own name, whose file is there only as long as it is held; its folder is made where it is not.
+
+    `whose` is what it is the lock of, and `otherwise` what can be done while another process holds it.
+
+    Raises:
+        Stopped: another process holds it.
+        StorageError: it cannot be opened.
+    """
+    descriptor = _taken(path, whose, tell, otherwise)
+    try:
+        _write_name(descriptor)
+        yield
+    finally:
+        # The name goes while the lock is held: who comes after finds either this file, locked, or none.
+        with suppress(OSError):
+            os.unlink(path)  # noqa: PTH108  (see sealing)
         with suppress(OSError):
             os.close(descriptor)
 
@@ -81,7 +107,41 @@ def _opened(path: Path, flags: int) -> int:
     return descriptor
 
 
-def _take(descriptor: int, folder: Path, tell: Callable[[str], None]) -> None:
+def _taken(path: Path, whose: Path, tell: Callable[[str], None], otherwise: str) -> int:
+    """The descriptor of a lock that is taken, and still has its name."""
+    while True:
+        make_folder(path.parent)
+        try:
+            descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            continue  # Whoever held it has just removed the folder with it.
+        try:
+            _take(descriptor, whose, tell, otherwise)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
+        # It was let go of, and its name with it, between its opening and its taking.
+        os.close(descriptor)
+
+
+def _write_name(descriptor: int) -> None:
+    """Write who holds a lock."""
+    holder = {"process": os.getpid(), "host": socket.gethostname(), "boot": _boot()}
+    # It only helps whoever finds the lock taken: where the disk is full, the lock holds all the same.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, (json.dumps(holder) + "\n").encode(), 0)
+
+
+def _take(
+    descriptor: int,
+    folder: Path,
+    tell: Callable[[str], None],
+    otherwise: str = OTHERWISE,
+) -> None:
     begun, told = time.monotonic(), False
     while True:
         try:
@@ -96,14 +156,12 @@ def _take(descriptor: int, folder: Path, tell: Callable[[str], None]) -> None:
             # One that has just taken the lock may not have written its name yet.
             patience = PATIENCE if dead else MOMENT if holder else 10 * MOMENT
             if time.monotonic() > begun + patience:
-                raise Stopped(
-                    f"{folder}: being written by {_named(holder)}; wait for it, or stop it first"
-                ) from error
+                raise Stopped(f"{folder}: being written by {_named(holder)}; {otherwise}") from error
             time.sleep(0.05)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
-                raise storage_error(folder / "lock", error) from error
-            tell(f"{folder}: this file system has no locks; take care that no second process writes this run")
+                raise storage_error(folder, error) from error
+            tell(f"{folder}: this file system has no locks; take care that no second process writes there")
             return
 
 

@@ -192,6 +192,8 @@ def _together(
         },
         units={name: unit for row in rows.values() for name, unit in row.units.items()},
         total=longest.total,
+        excluded=content["excluded"],
+        tests=content["tests"],
         notes=tuple(notes),
         layers=longest.layers,
         kept=np.stack([_filled(rows[seed].kept, count) for seed in sorted(rows)]),

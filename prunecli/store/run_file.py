@@ -42,7 +42,17 @@ def read_run_json(path: Path) -> dict[str, Any]:  # Any: what JSON holds
             f"{where}: made by a newer prunecli (version {version}; this reads up to {RUN_VERSION}); "
             "upgrade prunecli"
         )
-    content = {"label": "", "levels": 0, "spent": [], "failures": {}, "recipe": {}, "resumes": [], **content}
+    content = {
+        "label": "",
+        "levels": 0,
+        "excluded": 0,
+        "tests": 0,
+        "spent": [],
+        "failures": {},
+        "recipe": {},
+        "resumes": [],
+        **content,
+    }
     for name, (fits, what) in _FIELDS.items():
         if not fits(content.get(name)):
             found = json.dumps(content.get(name), default=str)[:80]
@@ -134,6 +144,8 @@ _FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
         lambda value: type(value) is int and 0 <= value <= MOST_LEVELS,
         f"a number from 0 to {MOST_LEVELS:,}",
     ),
+    "excluded": (lambda value: type(value) is int and 0 <= value < 2**53, "a number of weights"),
+    "tests": (lambda value: type(value) is int and 0 <= value < 2**53, "a number of examples"),
     "spent": (_is_clock, "numbers of epochs that rise"),
     "failures": (_are_failures, "seeds, each with the reason in words"),
     "resumes": (lambda value: isinstance(value, list), "a list"),

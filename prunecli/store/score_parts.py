@@ -1,9 +1,10 @@
-"""Scoring runs that are done: each sealed as a part with a record, until the score store has them."""
+"""Scoring runs, each sealed as a part with a record when it is done, and what is kept of one that is not."""
 
 from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from prunecli.store.sealing import (
     set_aside,
 )
 
+_KEPT = re.compile(r"(look-\d+\.h5|slot-[ab]\.safetensors)(\.json)?|\.tmp-.*")
+"""What is kept of a scoring run that is not done."""
+
 
 @dataclass(frozen=True)
 class ScoreParts:
@@ -38,6 +42,14 @@ class ScoreParts:
     def part(self, seed: int, name: str) -> Path:
         """A seed's scoring run of this name."""
         return self.path / f"seed-{seed}" / f"{name}.h5"
+
+    def folder(self, seed: int, name: str) -> Path:
+        """Where a scoring run that is not done keeps its resume slots, and what it made of the examples so far."""
+        return self.path / f"seed-{seed}" / name
+
+    def count(self, runs: Sequence[tuple[int, str]]) -> int:
+        """How many of these (seed, name) are sealed; their content is not looked at."""
+        return sum(os.path.lexists(record_path(self.part(seed, name))) for seed, name in runs)
 
     def sealed(self, seed: int, name: str) -> Mapping[str, Any] | None:  # Any: what JSON holds
         """A scoring run's record, once it is sure that its part is whole; None where it is not done.
@@ -99,7 +111,8 @@ class ScoreParts:
         Raises:
             DamagedRun: it, or a folder in it, is a link to another place.
         """
-        inside = sorted(self.path.glob("*")) if self.path.is_dir() else []
+        kept = [one for one in self.path.glob("seed-*/*") if not one.suffix]
+        inside = [*sorted(self.path.glob("*")), *sorted(kept)] if self.path.is_dir() else []
         for folder in (self.path.parent, self.path, *inside):
             if folder.is_symlink():
                 raise DamagedRun(
@@ -108,7 +121,7 @@ class ScoreParts:
 
     def recover(self) -> None:
         """Remove what a process that died left half-written."""
-        for path in self.path.glob("seed-*/.tmp-*"):
+        for path in (*self.path.glob("seed-*/.tmp-*"), *self.path.glob("seed-*/*/.tmp-*")):
             remove(path)
 
     def tidy(self, runs: Sequence[tuple[int, str]]) -> None:
@@ -116,10 +129,11 @@ class ScoreParts:
 
         Others are of a command that asked for more runs, and goes on from all of them.
         """
-        ours = {self.part(seed, name) for seed, name in runs}
-        if any(path not in ours for path in self.path.glob("seed-*/*.h5")):
+        ours = {path for seed, name in runs for path in (self.part(seed, name), self.folder(seed, name))}
+        if any(path not in ours and path.suffix != ".json" for path in self.path.glob("seed-*/[!.]*")):
             return
         for seed, name in runs:
+            self.forget(seed, name)
             path = self.part(seed, name)
             # A record goes before its file: what is left has no record without what it vouches for.
             remove(record_path(path))
@@ -127,6 +141,27 @@ class ScoreParts:
         for folder in {self.part(seed, name).parent for seed, name in runs}:
             with suppress(OSError):
                 os.rmdir(folder)  # noqa: PTH106  (see sealing)
+
+    def forget(self, seed: int, name: str, after: int = -1) -> None:
+        """Delete what is kept of a scoring run that is not done; or, of its looks, those that came `after` a step."""
+        folder = self.folder(seed, name)
+        # A record goes before its file.
+        for path in sorted(folder.glob("*"), key=lambda path: path.name, reverse=True):
+            step = re.fullmatch(r"look-(\d+)\.h5(\.json)?", path.name)
+            if _KEPT.fullmatch(path.name) and (after < 0 or (step and int(step[1]) > after)):
+                remove(path)
+        with suppress(OSError):
+            os.rmdir(folder)  # noqa: PTH106
+
+    def leave(self) -> None:
+        """Remove the folder where nothing is in it."""
+        with suppress(OSError):
+            os.rmdir(self.path)  # noqa: PTH106
+
+
+def look(name: str, step: int) -> str:
+    """What a scoring run's look at the examples is called, after so many steps."""
+    return f"{name}/look-{step:08d}"
 
 
 def _encoded(arrays: Mapping[str, Array]) -> bytes:

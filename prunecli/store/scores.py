@@ -28,7 +28,7 @@ LIMIT = 2**31
 """Bytes that a score store's arrays come to at most."""
 MOST_RUNS = 100_000
 RESERVED = frozenset({"seed", "example", "label", "clean_label", "split"})
-_RUNS, _STABILITY, _AXIS = "_runs", "_stability", "_run"
+RUNS_OF, STABILITY_OF, _AXIS = "_runs", "_stability", "_run"
 _AVERAGES = ("mean", "median")
 
 
@@ -120,7 +120,7 @@ def read_scores(path: Path) -> ScoreStore:
 
 def read_scores_here(path: Path) -> ScoreStore:
     """As `read_scores`, in this process."""
-    return decode_scores(_vouched(path)[0], str(path))
+    return decode_scores(vouched(path)[0], str(path))
 
 
 def is_score_store(record: Mapping[str, Any]) -> bool:  # Any: what JSON holds
@@ -128,24 +128,12 @@ def is_score_store(record: Mapping[str, Any]) -> bool:  # Any: what JSON holds
     return "scoring_digest" in record
 
 
-def score_problems(path: Path) -> list[str]:
-    """What is wrong with a score store whose record vouches for it: scores have to be the averages of their runs.
-
-    Raises:
-        DamagedRun: see `read_scores`.
-    """
-    data, record = _vouched(path)
-    store = decode_scores(data, str(path))
-    found = []
-    for name in ("recipe_digest", "scoring_digest"):
-        if record.get(name) != getattr(store, name):
-            found.append(f"{path}: its {name} is not the one that its record names")
-    for name, score in store.scores.items():
-        runs = runs_of(data, name, str(path))
-        average = np.median(runs, axis=1) if score.average == "median" else runs.mean(axis=1)
-        if not np.allclose(average, score.values, equal_nan=True):
-            found.append(f"{path}: /scores/{name} is not the {score.average} of /scores/{name}{_RUNS}")
-    return found
+def vouched(path: Path) -> tuple[bytes, dict[str, Any]]:  # Any: what JSON holds
+    """A score store's bytes, checked against its record, and the record."""
+    found = read_record(path)
+    if found is None:
+        raise DamagedRun(f"{path}: has no record beside it, so nothing vouches for its content")
+    return read_sealed(path, found[0]), found[0]
 
 
 def encode_scores(store: ScoreStore, runs: Mapping[str, Array], provenance: Provenance) -> bytes:
@@ -184,7 +172,7 @@ def decode_scores(data: bytes, where: str) -> ScoreStore:
         seeds, examples = _seeds(file), _extent(file, "scores/example")
         shape = (len(seeds), examples)
         inside = set(file.names("scores"))
-        names = [name for name in file.names("scores") if f"{name}{_RUNS}" in inside]
+        names = [name for name in file.names("scores") if f"{name}{RUNS_OF}" in inside]
         if not names:
             raise file.damaged("scores", "holds no score")
         digests = [
@@ -214,10 +202,10 @@ def runs_of(data: bytes, name: str, where: str) -> Floats:
     with opened(data, KIND, where) as file:
         shape = (
             len(_seeds(file)),
-            *file.shape(f"scores/{name}{_RUNS}")[1:2],
+            *file.shape(f"scores/{name}{RUNS_OF}")[1:2],
             _extent(file, "scores/example"),
         )
-        return file.array(f"scores/{name}{_RUNS}", shape, "f")
+        return file.array(f"scores/{name}{RUNS_OF}", shape, "f")
 
 
 def same(found: ScoreStore, store: ScoreStore) -> bool:
@@ -242,7 +230,7 @@ def clashing(names: Sequence[str]) -> str:
     """The first of the names that is none in a store, or stands for two things there; empty where all are fine."""
     used = set(RESERVED)
     for name in names:
-        own = {name, *(f"{name}{ending}" for ending in (_RUNS, _STABILITY, _AXIS))}
+        own = {name, *(f"{name}{ending}" for ending in (RUNS_OF, STABILITY_OF, _AXIS))}
         if own & used or not is_name(name):
             return name
         used |= own
@@ -252,14 +240,6 @@ def clashing(names: Sequence[str]) -> str:
 def size_of(rows: int, examples: int, runs: Mapping[str, int]) -> int:
     """Bytes that a store of so many rows comes to, each score with so many runs."""
     return rows * examples * sum(8 * (count + 1) + 17 for count in (*runs.values(), 0))
-
-
-def _vouched(path: Path) -> tuple[bytes, dict[str, Any]]:  # Any: what JSON holds
-    """A score store's bytes, checked against its record, and the record."""
-    found = read_record(path)
-    if found is None:
-        raise DamagedRun(f"{path}: has no record beside it, so nothing vouches for its content")
-    return read_sealed(path, found[0]), found[0]
 
 
 def _describe(file: h5py.File, store: ScoreStore) -> None:
@@ -289,8 +269,8 @@ def _write_score(
     mean = _write(group, name, score.values, (seed, example))
     facts = {"epoch": score.epoch, "runs": score.runs, "average": score.average, "options": options}
     mean.attrs.update(facts)
-    _write(group, f"{name}{_RUNS}", runs, (seed, axis, example))
-    _write(group, f"{name}{_STABILITY}", score.stability, (seed,))
+    _write(group, f"{name}{RUNS_OF}", runs, (seed, axis, example))
+    _write(group, f"{name}{STABILITY_OF}", score.stability, (seed,))
 
 
 def _scale(group: h5py.Group, name: str, values: Array) -> h5py.Dataset:
@@ -336,13 +316,13 @@ def _score(file: Guarded, name: str, shape: tuple[int, int]) -> Score:
         raise file.damaged(place, f"its runs and average are {str((runs, average))[:80]}")
     if type(epoch) is not float or epoch < 0 or not math.isfinite(epoch):
         raise file.damaged(place, f"its epoch is {str(epoch)[:80]}")
-    if (found := file.shape(f"{place}{_RUNS}")) != (shape[0], runs, shape[1]):
+    if (found := file.shape(f"{place}{RUNS_OF}")) != (shape[0], runs, shape[1]):
         raise file.damaged(
-            f"{place}{_RUNS}", f"its shape is {found}; {(shape[0], runs, shape[1])} fits the rest"
+            f"{place}{RUNS_OF}", f"its shape is {found}; {(shape[0], runs, shape[1])} fits the rest"
         )
     if name in RESERVED or not is_name(name):
         raise file.damaged(place, "no name of a score")
-    values, stability = file.array(place, shape, "f"), file.array(f"{place}{_STABILITY}", shape[:1], "f")
+    values, stability = file.array(place, shape, "f"), file.array(f"{place}{STABILITY_OF}", shape[:1], "f")
     if np.isinf(values).any():
         raise file.damaged(place, "holds infinite scores")
     return Score(values.astype(np.float64), stability.astype(np.float64), runs, epoch, average)

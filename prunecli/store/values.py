@@ -26,8 +26,9 @@ class StoredRun:
     """A run read back from its folder: S seeds by L levels; NaN where a seed has no such level yet.
 
     `status`: `complete` has a sealed store; `running` is locked by a process at this moment; `partial` is
-    neither. `recipe` is the resolved recipe, `total` the number of prunable weights, `notes` what a reader
-    of a table should know, such as a seed that failed. `layers` are the P prunable tensors, `kept` (S, L, P)
+    neither. `recipe` is the resolved recipe, `total` the number of prunable weights, `excluded` that of the
+    linear and convolution weights that the recipe excludes, `notes` what a reader of a table should know, such as a
+    seed that failed. `layers` are the P prunable tensors, `kept` (S, L, P)
     how many weights each has left; -1 where a seed has no such level yet.
     """
 
@@ -42,9 +43,18 @@ class StoredRun:
     metrics: Mapping[str, Floats]
     units: Mapping[str, str]
     total: int
+    excluded: int = 0
+    tests: int = 0
+    """Test examples; 0 where that is not known."""
     notes: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     kept: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.int64))
+    members: tuple[StoredRun, ...] = ()
+    """The runs that a series is made of, one a level."""
+
+    def source(self, level: int) -> tuple[Path, int]:
+        """The folder that has the level, and its number there."""
+        return (self.members[level].path, 0) if self.members else (self.path, level)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from prunecli.errors import PrunecliError
 from prunecli.experiment import Experiment
 from prunecli.procedure import foresee
 from prunecli.recipe.library import folder as built_in
-from prunecli.recipe.load import dump, load_text
+from prunecli.recipe.load import load_text
 from prunecli.recipe.options import among, among_items
+from prunecli.recipe.writing import dump
 from prunecli.registry import Registry, options_of
 
 NAME = "R6 recipes"
