@@ -15,6 +15,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 
 import prunecli.catalog  # noqa: F401  (registers what there is)
+from prunecli.claims.papers import claims_of
 from prunecli.cli.app import app
 from prunecli.experiment import Experiment
 from prunecli.recipe.json_schema import json_schema
@@ -22,6 +23,33 @@ from prunecli.recipe.options import among, among_items
 from prunecli.registry import Choice, Entry, Registry, options_of, plain
 
 ROOT = Path(__file__).parent.parent
+PAPERS = {
+    "jin2022": "Jin et al. (2022), Pruning's Effect on Generalization Through the Lens of Training and Regularization"
+}
+SCOPES = {
+    "clean": "each benchmark without noise",
+    "noisy": "each benchmark with noise",
+    "all clean": "all benchmarks without noise together",
+    "all noisy": "all benchmarks with noise together",
+    "family": "each model and data, over noise",
+}
+CLAIMS = """
+`prunecli compare RUN… --claims jin2022 --groups SCORES…` sets each claim beside what the runs show: *holds*, *does not
+hold*, *undecided* or *cannot be tested*. The rules were written down before the runs that they are tried on; nothing is
+tuned to make one hold.
+
+- Runs are sorted into benchmarks by model, data and labels. On each there may be IMP with learning-rate rewinding,
+  extended dense training, a width series, other pruning algorithms, and retrainings that leave examples out.
+- A claim about a difference holds where the interval over the seed-paired differences (Student's t, 95% unless
+  `--confidence` says otherwise) lies wholly on its side; it does not hold where the interval lies wholly on the other;
+  else it is undecided. A *match* holds only if the interval lies inside the margin of 1 percentage point of test error.
+- A claim that counts benchmarks uses the paper's own rule for each (|mean difference| of at least one sd), and the
+  paper's share; where matches could tip it, it is undecided.
+- An optimum is the level of the least mean validation error, the dense level among them; without a validation split it
+  is chosen by test error, and is optimistic.
+- Numbers of a benchmark of the paper are tested on that benchmark alone. With one seed nothing can be tested.
+- Subgroups are those of the score store of the same model, data and labels, EL2N unless `--score` says otherwise.
+"""
 TITLES = {
     "models": "Models",
     "initializations": "Initializations",
@@ -47,6 +75,27 @@ def reference() -> str:
 def schema() -> str:
     """The JSON Schema of recipes."""
     return json.dumps(json_schema(), indent=1) + "\n"
+
+
+def claims() -> str:
+    """The page of the papers' claims and the rules that decide them."""
+    return "\n".join(_claims()).rstrip() + "\n"
+
+
+def _claims() -> Iterator[str]:
+    yield "# The papers' claims, and the rules that decide them"
+    yield ""
+    yield "Made from the code by `python docs/make_reference.py`; a test fails when it is stale."
+    yield ""
+    yield from CLAIMS.strip().splitlines()
+    for paper, title in PAPERS.items():
+        yield ""
+        yield f"## {title}"
+        yield ""
+        yield "| claim | the paper says | tested on | it holds where |"
+        yield "| --- | --- | --- | --- |"
+        for one in claims_of(paper):
+            yield f"| {one.number} | {_cell(one.text)} | {SCOPES[one.scope]} | {_cell(one.rule)} |"
 
 
 def _lines() -> Iterator[str]:
@@ -174,7 +223,11 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write the pages, or check them."""
-    pages = {ROOT / "docs/reference.md": reference(), ROOT / "recipes/recipe.schema.json": schema()}
+    pages = {
+        ROOT / "docs/reference.md": reference(),
+        ROOT / "docs/claims.md": claims(),
+        ROOT / "recipes/recipe.schema.json": schema(),
+    }
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv[1:]:
         for path in stale:

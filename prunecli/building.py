@@ -69,9 +69,7 @@ def make_targets(experiment: Experiment, seed: int, dataset: Dataset) -> Targets
     return Targets(used, clean, split)
 
 
-def _chosen(
-    experiment: Experiment, seed: int, dataset: Dataset, used: Tensor, validation: Tensor
-) -> Tensor:
+def _chosen(experiment: Experiment, seed: int, dataset: Dataset, used: Tensor, validation: Tensor) -> Tensor:
     """Which examples (N,) the recipe's choice trains on, but for those of the validation split."""
     choice = experiment.examples
     evidence = {

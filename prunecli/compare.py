@@ -6,10 +6,13 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prunecli.claims.answers import Tested
+from prunecli.classes import Classes
 from prunecli.errors import GateFailed, NotComparable, PrunecliError, suggest
 from prunecli.expression import Expression
 from prunecli.statistics import Difference, Statistic, area, holm, paired, statistic
@@ -135,6 +138,10 @@ class Compared:
     reference: Reference | None = None
     confidence: float = 0.95
     subgroups: tuple[Subgroups, ...] = ()
+    classes: tuple[Classes, ...] = ()
+    claims: tuple[Tested, ...] = ()
+    table: Literal["levels", "methods", "parts", "claims"] = "levels"
+    """What is tabulated."""
 
     def reference_of(self, summary: Summary) -> Reference:
         """What this run's levels are compared with."""

@@ -86,7 +86,9 @@ class Lab:
 
     def initialized(self, draw: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Freshly drawn weights and buffers; `draw` numbers the drawings of a seed."""
-        model = build(self.experiment, self.dataset.task, key("initialization", self.drawing, draw), self.device)
+        model = build(
+            self.experiment, self.dataset.task, key("initialization", self.drawing, draw), self.device
+        )
         return copied(dict(model.named_parameters())), copied(dict(model.named_buffers()))
 
     def train(self, state: State, steps: int, rate_at: Schedule) -> State:

@@ -23,8 +23,10 @@ LAYERS = """
     experiment
     recipe
     store
-    expression statistics
+    expression statistics series
+    claims.answers
     subgroups
+    classes changed_examples
     compare
     masks augmentations initializations labels optimizers schedules selections
     state training criteria scopes scores models datasets
@@ -45,6 +47,8 @@ LAYERS = """
     scoring
     noise
     engine
+    methods label_parts
+    claims
     report
     cli
     __main__

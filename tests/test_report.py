@@ -133,7 +133,19 @@ def test_a_terminal_shows_hostile_names_as_text(name: str, width: int) -> None:
 
 def test_json_is_the_contracts() -> None:
     document = json.loads(FORMATS["json"](compared(), False), parse_constant=pytest.fail)
-    assert list(document) == ["schema", "version", "criteria", "runs", "comparisons", "subgroups"]
+    keys = [
+        "schema",
+        "version",
+        "criteria",
+        "runs",
+        "comparisons",
+        "subgroups",
+        "classes",
+        "methods",
+        "parts",
+        "claims",
+    ]
+    assert list(document) == keys
     assert (document["schema"], document["version"], document["subgroups"]) == ("prunecli/compare", 1, [])
     assert document["criteria"] == {
         "match": "|mean difference| < 1 sd of the seed-paired differences",
@@ -146,6 +158,7 @@ def test_json_is_the_contracts() -> None:
         "digest",
         "seeds",
         "status",
+        "members",
         "levels",
         "dense",
         "optimal",

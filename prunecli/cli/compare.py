@@ -15,8 +15,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunecli.cli import output
+from prunecli.cli.claims import Claims, checked_paper, with_claims
+from prunecli.cli.classes import PerClass, TableName, Tabulated, checked_table, with_classes
 from prunecli.cli.finding import path_of, paths_of
-from prunecli.cli.groups import Grouping, checked_levels, with_subgroups
+from prunecli.cli.groups import (
+    AtLevels,
+    Bins,
+    Grouping,
+    ScoreName,
+    ScoreStores,
+    checked_levels,
+    with_subgroups,
+)
+from prunecli.cli.pictures import PicturesFile, Sheet, Top, checked_sheet, draw_pictures
+from prunecli.cli.plots import Figure, HtmlFiles, PlotFiles, Plotting, checked_plotting, write_plots
 from prunecli.errors import NotComparable, PrunecliError, StorageError, UsageError, suggest
 from prunecli.expression import LEVELS, Expression, parse
 
@@ -54,6 +66,12 @@ class Settings:
     brief: bool | None = None
     root: Path = Path("runs")
     grouping: Grouping | None = None
+    paper: str = ""
+    plotting: Plotting | None = None
+    table: TableName = TableName.levels
+    classes: bool = False
+    at: tuple[str, ...] = ()
+    sheet: Sheet | None = None
 
 
 def compare(
@@ -92,18 +110,21 @@ def compare(
         bool | None,
         typer.Option("--all-levels/--brief", help="Every level, or the marked ones; brief for several runs."),
     ] = None,
-    groups: Annotated[
-        Path | None,
-        typer.Option(metavar="SCORES", help="Also training losses by percentiles of a score store's score."),
-    ] = None,
-    score: Annotated[str, typer.Option(help="The score to group by; el2n by default.")] = "",
-    bins: Annotated[int, typer.Option(min=1, max=1000, help="How many groups of equal size.")] = 20,
-    level: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LEVEL", help="A level to group at; optimal and sparsest_better by default; repeatable."
-        ),
-    ] = None,
+    groups: ScoreStores = None,
+    score: ScoreName = "",
+    bins: Bins = 20,
+    level: AtLevels = None,
+    claims: Claims = "",
+    plot: PlotFiles = None,
+    figure: Figure = None,
+    html: HtmlFiles = None,
+    table: Tabulated = TableName.levels,
+    classes: PerClass = False,
+    pictures: PicturesFile = None,
+    top: Top = 16,
+    data_root: output.DataRoot = None,
+    download: output.Download = False,
+    allow_code: output.AllowCode = False,
     root: output.Runs = Path("runs"),
     verbose: output.Verbose = False,
 ) -> None:
@@ -112,8 +133,11 @@ def compare(
     from prunecli.store.reading import read_run
 
     chosen = tuple(output.parse_seeds(seeds)) if seeds else ()
-    if groups is None and (score or level):
-        raise UsageError("--score and --level choose what is grouped: give --groups SCORES too")
+    at = checked_levels(level or ())
+    if not groups and (score or (at and not classes and pictures is None)):
+        raise UsageError(
+            "--score and --level choose what is grouped: give --groups SCORES too; or --level --classes or --pictures"
+        )
     settings = Settings(
         metric=metric,
         against=against,
@@ -125,7 +149,15 @@ def compare(
         files=_checked_files(files or ()),
         brief=None if all_levels is None else not all_levels,
         root=root,
-        grouping=Grouping(groups, score, bins, checked_levels(level or ()), chosen) if groups else None,
+        grouping=Grouping(tuple(groups), score, bins, at, chosen) if groups else None,
+        paper=checked_paper(claims),
+        plotting=checked_plotting(plot or (), html or (), figure, grouped=bool(groups)),
+        table=checked_table(table, against),
+        classes=classes,
+        at=at,
+        sheet=checked_sheet(Sheet(pictures, top, at, chosen, data_root, download, allow_code))
+        if pictures
+        else None,
     )
     compare_runs(runs or (), settings, read_run)
 
@@ -148,12 +180,21 @@ def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: 
     if not runs:
         return
     compared = _compared(runs, settings, read)
-    if settings.grouping:
+    if settings.paper:
+        compared = with_claims(compared, settings.paper, settings.grouping, settings.seeds)
+    elif settings.grouping:
         with _collecting_(errors):
             compared = with_subgroups(compared, settings.grouping, errors)
+    if settings.classes:
+        compared = with_classes(compared, settings.at, settings.seeds, errors)
     # A metric that no run knows is a slip of the pen: no table of dashes.
     if any(settings.metric in summary.run.metrics for summary in compared.summaries):
         _emit(compared, settings)
+        if settings.plotting:
+            write_plots(compared, settings.plotting, errors, brief=_brief(compared, settings))
+    if settings.sheet:
+        with _collecting_(errors):
+            _say(draw_pictures(compared, settings.sheet))
     errors += problems(compared, require_n=settings.require_n)
     for summary, gate in itertools.product(compared.summaries, settings.gates):
         with _collecting_(errors):
@@ -187,13 +228,14 @@ def _read(
 
 def _compared(runs: Sequence[StoredRun], settings: Settings, read: Read) -> Compared:
     from prunecli.compare import Compared, summarize
+    from prunecli.series import joined
 
     names = [run.name for run in runs]
     # Two folders may hold runs of one name.
     distinct = (run if names.count(run.name) == 1 else replace(run, name=str(run.path)) for run in runs)
-    summaries = tuple(map(summarize, distinct))
+    summaries = tuple(map(summarize, joined(list(distinct))))
     reference = _reference(summaries, settings, read) if settings.against else None
-    return Compared(summaries, settings.metric, reference, settings.confidence)
+    return Compared(summaries, settings.metric, reference, settings.confidence, table=settings.table.value)
 
 
 def _reference(summaries: Sequence[Summary], settings: Settings, read: Read) -> Reference:
@@ -241,7 +283,7 @@ def _named(text: str, summaries: Sequence[Summary], settings: Settings, read: Re
 def _emit(compared: Compared, settings: Settings) -> None:
     from prunecli import report
 
-    brief = len(compared.summaries) > 1 if settings.brief is None else settings.brief
+    brief = _brief(compared, settings)
     if settings.format is Format.table and output.decorated(sys.stdout):
         from rich.console import Console
 
@@ -255,6 +297,11 @@ def _emit(compared: Compared, settings: Settings) -> None:
                 _say(f"{summary.run.name}: {note}")
     for path in settings.files:
         _write(path, report.FORMATS[report.ENDINGS[path.suffix]](compared, brief))
+
+
+def _brief(compared: Compared, settings: Settings) -> bool:
+    several = len(compared.summaries) > 1 or settings.table is TableName.parts
+    return several if settings.brief is None else settings.brief
 
 
 def _write(path: Path, text: str) -> None:

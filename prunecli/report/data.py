@@ -6,12 +6,18 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prunecli.compare import DIVERGED, Compared, Comparison, Level, Summary
-from prunecli.report.table import mark
+from prunecli.report.claims import claims_records
+from prunecli.report.classes import classes_json
+from prunecli.report.label_parts import parts_records
+from prunecli.report.marks import mark
+from prunecli.report.methods import methods_records
+from prunecli.report.numbers import flat, statistic_json
 from prunecli.report.words import shown
-from prunecli.statistics import Statistic
+from prunecli.statistics import Difference, Statistic
 from prunecli.subgroups import Subgroups
 
 CSV_COLUMNS = (
@@ -41,14 +47,24 @@ def as_json(compared: Compared) -> str:
             for found in compared.comparisons_of(summary, compared.metric)
         ],
         "subgroups": [_subgroups_json(found) for found in compared.subgroups],
+        "classes": [classes_json(found) for found in compared.classes],
+        **{name: made(compared) if name == compared.table else [] for name, made in _RECORDS.items()},
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def as_csv(compared: Compared) -> str:
-    """Long form: one row per run, level and metric; empty where there is no number."""
+    """Long form: one row per run, level and metric, then the classes; empty where there is no number.
+
+    Of methods and parts, one row each as in JSON, without the seeds' values.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    if compared.table in _RECORDS:
+        rows = [flat(record) for record in _RECORDS[compared.table](compared)]
+        writer.writerow(rows[0])
+        writer.writerows([_csv(cell) for cell in row.values()] for row in rows)
+        return text.getvalue()
     writer.writerow(CSV_COLUMNS)
     for summary in compared.summaries:
         metrics = [metric for metric in summary.run.metrics if metric != DIVERGED]
@@ -56,7 +72,9 @@ def as_csv(compared: Compared) -> str:
         for level in summary.levels:
             for metric in metrics:
                 p = corrected[metric].get(level.level)
-                writer.writerow(_csv_row(compared, summary, level, metric, p))
+                difference = compared.difference(summary, level, metric)
+                writer.writerow(_csv_row(summary, level, metric, level.metrics[metric], difference, p))
+    writer.writerows(_class_rows(compared))
     return text.getvalue()
 
 
@@ -68,12 +86,13 @@ def _run_json(summary: Summary, metric: str) -> dict[str, Any]:  # Any: JSON
         "digest": run.digest,
         "seeds": list(run.seeds),
         "status": run.status,
+        "members": [member.name for member in run.members],
         "levels": [_level_json(level) for level in summary.levels],
         "dense": summary.dense,
         "optimal": {"level": optimal.level, "selected_by": optimal.selected_by} if optimal else None,
         "sparsest_better": _marked_json(summary.sparsest_better),
         "sparsest_better_corrected": _marked_json(summary.sparsest_better_corrected),
-        "area": {"metric": metric, **_statistic_json(summary.area(metric))},
+        "area": {"metric": metric, **statistic_json(summary.area(metric))},
     }
 
 
@@ -81,12 +100,8 @@ def _marked_json(level: int | None) -> dict[str, int] | None:
     return None if level is None else {"level": level}
 
 
-def _statistic_json(found: Statistic) -> dict[str, Any]:  # Any: JSON
-    return {"mean": found.mean, "std": found.std, "n": found.n, "values": list(found.values)}
-
-
 def _level_json(level: Level) -> dict[str, Any]:  # Any: JSON
-    metrics = {name: _statistic_json(found) for name, found in level.metrics.items()}
+    metrics = {name: statistic_json(found) for name, found in level.metrics.items()}
     clocks = {"density": level.value("density"), "spent": level.value("spent")}
     layers = {name: list(seeds) for name, seeds in level.collapsed.items()}
     return {
@@ -143,11 +158,26 @@ def _subgroups_json(found: Subgroups) -> dict[str, Any]:  # Any: JSON
     }
 
 
+def _class_rows(compared: Compared) -> Iterator[list[object]]:
+    """The classes as metrics of their level, `test_error_class_3`."""
+    named = {summary.run.name: summary for summary in compared.summaries}
+    for found in compared.classes:
+        summary = named[found.a.run]
+        level = summary.levels[found.a.level]
+        for one in found.classes:
+            name = f"test_error_class_{one.number}"
+            yield _csv_row(summary, level, name, one.error, one.difference, one.p)
+
+
 def _csv_row(
-    compared: Compared, summary: Summary, level: Level, metric: str, corrected: float | None
+    summary: Summary,
+    level: Level,
+    metric: str,
+    found: Statistic,
+    difference: Difference,
+    corrected: float | None,
 ) -> list[object]:
     """One cell for each of CSV_COLUMNS."""
-    found, difference = level.metrics[metric], compared.difference(summary, level, metric)
     place = (summary.run.name, level.level, level.value("density"), level.value("spent"), metric)
     between = (difference.mean, *(difference.interval or (None, None)), difference.verdict)
     wrong = (len(level.collapsed), " ".join(level.collapsed), len(level.diverged))
@@ -161,3 +191,11 @@ def _csv(cell: object) -> object:
     if isinstance(cell, str) and re.match(_FORMULA, cell) and not re.fullmatch(_NUMBER, cell, re.ASCII):
         return "'" + shown(cell)
     return shown(cell) if isinstance(cell, str) else cell
+
+
+_RECORDS: Mapping[str, Callable[[Compared], list[dict[str, Any]]]] = {  # Any: JSON
+    "methods": methods_records,
+    "parts": parts_records,
+    "claims": claims_records,
+}
+"""What a table other than that of levels is made of."""

@@ -7,22 +7,32 @@ from collections.abc import Iterator, Sequence
 
 from prunecli.compare import GENERALIZATION, SIGNIFICANCE, Compared, Level, Summary
 from prunecli.report.cells import NONE, Table
+from prunecli.report.claims import claims_table
+from prunecli.report.classes import class_table
+from prunecli.report.label_parts import parts_table
+from prunecli.report.marks import mark
+from prunecli.report.methods import methods_table
+from prunecli.report.numbers import verdict_notes
 from prunecli.report.subgroups import subgroup_table
 from prunecli.report.words import describe, differences
-from prunecli.statistics import Statistic, false_positives
+from prunecli.statistics import Statistic
 from prunecli.store.values import StoredRun
+from prunecli.trained_weights import trained_at
 
 NAMED_LAYERS = 4
 
 
 def tables(compared: Compared, *, brief: bool = False) -> list[Table]:
-    """One table a run, a summary and the recipes' differences where there are several, then the footnotes."""
-    made = [_run_table(compared, summary, brief) for summary in compared.summaries]
-    if len(compared.summaries) > 1:
-        made.append(_summary_table(compared))
-        made += _recipe_tables([summary.run for summary in compared.summaries])
-    made += [subgroup_table(found, compared.confidence) for found in compared.subgroups]
-    return [*made, Table("", (), (), tuple(_footnotes(compared)))]
+    """The tables that are asked for: of levels, of methods or of parts; then those of groups and classes."""
+    made = [subgroup_table(found, compared.confidence) for found in compared.subgroups]
+    made += [class_table(found, compared.confidence, brief=brief) for found in compared.classes]
+    if compared.table == "methods":
+        return [methods_table(compared), *made]
+    if compared.table == "claims":
+        return [claims_table(compared), *made]
+    if compared.table == "parts":
+        return [parts_table(compared, brief=brief), *made]
+    return [*_level_tables(compared, brief), *made, Table("", (), (), tuple(_footnotes(compared)))]
 
 
 def notes(compared: Compared, summary: Summary) -> Iterator[str]:
@@ -30,7 +40,10 @@ def notes(compared: Compared, summary: Summary) -> Iterator[str]:
     run, metric = summary.run, compared.metric
     if run.status != "complete":
         yield f"{run.status}: shown are the levels sealed so far"
+    if where := trained_at(run.recipe.get("model")):
+        yield f"pretrained: {where}"
     yield from run.notes
+    yield from _excluded(summary)
     if compared.reference and compared.reference.summary.run.recipe.get("data") != run.recipe.get("data"):
         yield "other data than the run it is compared with: seeds pair by number alone"
     if len(run.seeds) == 1:
@@ -52,16 +65,13 @@ def flaws(summary: Summary, level: Level) -> str:
     return ", ".join(f"{name} {count}/{len(summary.run.seeds)}" for name, count in counts.items() if count)
 
 
-def mark(summary: Summary, level: Level) -> str:
-    """Which of the levels that the paper names this one is: `optimal, sparsest better`, or empty."""
-    optimal = summary.optimal.level if summary.optimal else None
-    marks = {
-        "dense": summary.dense,
-        "optimal": optimal,
-        "sparsest better": summary.sparsest_better,
-        "sparsest corrected": summary.sparsest_better_corrected,
-    }
-    return ", ".join(name for name, number in marks.items() if number == level.level)
+def _level_tables(compared: Compared, brief: bool) -> list[Table]:
+    """One table a run, a summary and the recipes' differences where there are several."""
+    made = [_run_table(compared, summary, brief) for summary in compared.summaries]
+    if len(compared.summaries) > 1:
+        made.append(_summary_table(compared))
+        made += _recipe_tables([summary.run for summary in compared.summaries])
+    return made
 
 
 def _run_table(compared: Compared, summary: Summary, brief: bool) -> Table:
@@ -173,15 +183,7 @@ def _footnotes(compared: Compared) -> Iterator[str]:
     if found:
         points = "percentage points" if percent else "the metric's units"
         yield f"difference: to {_reference(compared)}, mean over the seeds both have, in {points}"
-        yield (
-            "verdict: lower or higher where |mean difference| is at least the sd of the seed-paired "
-            "differences, else match (Jin et al., 2022)"
-        )
-    for n in sorted({each.difference.n for each in found if each.difference.verdict}):
-        yield (
-            f"with {n} seeds that rule calls a difference {100 * false_positives(n):.1f}% of the time "
-            "where there is none; the interval is Student's t on the same differences"
-        )
+    yield from verdict_notes([each.difference for each in found])
     if any(each.difference.p is not None for each in found):
         yield (
             "effect: mean difference / its sd; p (Holm): of Student's two-sided t test, corrected over the levels "
@@ -201,6 +203,22 @@ def _reference(compared: Compared) -> str:
         return "the run's own dense level"
     run, word = compared.reference.summary.run.name, compared.reference.word
     return f"{run}, level by level" if word == "same" else f"{run}, level {word}"
+
+
+def _excluded(summary: Summary) -> Iterator[str]:
+    """The density of all linear and convolution weights, where some are excluded from pruning."""
+    run = summary.run
+    if run.excluded and summary.levels:
+        whole = run.total + run.excluded
+        named = [level for level in summary.levels if mark(summary, level) or level is summary.levels[-1]]
+        of_all = [
+            f"{_weights((level.density * run.total + run.excluded) / whole)} at level {level.level}"
+            for level in named
+        ]
+        yield (
+            f"weights %: of the {run.total:,} eligible for pruning; with the {run.excluded:,} excluded ones "
+            f"{', '.join(of_all)}"
+        )
 
 
 def _unpaired(compared: Compared, summary: Summary) -> Iterator[str]:

@@ -1,0 +1,170 @@
+"""Stored runs as the study of a paper: benchmarks, and what was tried on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prunecli.compare import Compared, Level, Summary
+from prunecli.methods import benchmark_of, equal_key, fraction_of, method, name_of, options_of
+from prunecli.subgroups import Subgroups
+
+Grouper = Callable[[Summary, int, Summary, int, int], Subgroups]
+"""The groups of one run's level against another's, in so many bins.
+
+Raises:
+    NotComparable: there are no scores of their labels, or the two cannot be compared.
+"""
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """A dense run on a part of the examples: how they were chosen, and the run; `like` is what a control stands for."""
+
+    name: str
+    options: Mapping[str, Any]  # Any: a recipe's values
+    summary: Summary
+
+    @property
+    def like(self) -> str:
+        """Equal for a choice and its control."""
+        choice = (
+            self.options.get("like") if self.name == "without_random" else {self.name: dict(self.options)}
+        )
+        return equal_key(choice)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A model, data and labels, and the runs on them; `fraction` of the labels are noisy."""
+
+    family: str
+    fraction: float
+    pruning: Summary | None = None
+    extended: Summary | None = None
+    width: Summary | None = None
+    algorithms: tuple[Summary, ...] = ()
+    """Pruning by other algorithms than IMP with learning-rate rewinding."""
+    retrained: tuple[Retraining, ...] = ()
+
+    @property
+    def noisy(self) -> bool:
+        """Whether labels were changed."""
+        return self.fraction > 0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.family}, {100 * self.fraction:g}% noise" if self.noisy else self.family
+
+    def again(self, name: str) -> Iterator[Retraining]:
+        """The retrainings with this choice of examples."""
+        return (one for one in self.retrained if one.name == name)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Benchmarks, clean ones first within a family."""
+
+    benchmarks: tuple[Benchmark, ...]
+    metric: str
+    confidence: float
+    grouper: Grouper = field(repr=False)
+
+    @property
+    def clean(self) -> list[Benchmark]:
+        """Those with the source's labels."""
+        return [one for one in self.benchmarks if not one.noisy]
+
+    @property
+    def noisy(self) -> list[Benchmark]:
+        """Those with noisy labels."""
+        return [one for one in self.benchmarks if one.noisy]
+
+    @property
+    def families(self) -> dict[str, list[Benchmark]]:
+        """The benchmarks of each model and data."""
+        found: dict[str, list[Benchmark]] = {}
+        for one in self.benchmarks:
+            found.setdefault(one.family, []).append(one)
+        return found
+
+    def at(self, summary: Summary, level: Level, metric: str = "") -> dict[int, float]:
+        """The metric of each seed at a level."""
+        return summary.by_seed(level, metric or self.metric)
+
+    def best(self, summary: Summary) -> dict[int, float]:
+        """The metric of each seed at the run's optimal level; empty where there is none."""
+        level = summary.pick("optimal")
+        return self.at(summary, level) if level else {}
+
+    def dense(self, summary: Summary) -> dict[int, float]:
+        """The metric of each seed at the run's dense level; empty where there is none."""
+        level = summary.pick("dense")
+        return self.at(summary, level) if level else {}
+
+
+def study_of(compared: Compared, grouper: Grouper) -> Study:
+    """The runs, sorted by what they are of; where several are of one kind, the first is taken."""
+    groups: dict[str, list[Summary]] = {}
+    for summary in compared.summaries:
+        groups.setdefault(equal_key(benchmark_of(summary)), []).append(summary)
+    made = [_benchmark(group) for group in groups.values()]
+    order = list(dict.fromkeys(one.family for one in made))
+    ranked = sorted(made, key=lambda one: (order.index(one.family), one.fraction))
+    return Study(tuple(ranked), compared.metric, compared.confidence, grouper)
+
+
+def is_imp(summary: Summary) -> bool:
+    """Whether a run is IMP with learning-rate rewinding: magnitude, all layers together, a fraction a level."""
+    match summary.run.recipe.get("procedure"):
+        case [
+            "train" | {"train": _},
+            {
+                "repeat": {
+                    "stages": [{"prune": prune}, "rewind" | {"rewind": _} as rewind, "train" | {"train": _}]
+                }
+            },
+        ]:
+            what = (
+                options_of(rewind).get("what", "learning_rate")
+                if isinstance(rewind, Mapping)
+                else "learning_rate"
+            )
+            by = [prune.get("criterion", "magnitude"), prune.get("scope", "global"), what]
+            return by == ["magnitude", "global", "learning_rate"]
+    return False
+
+
+def _benchmark(group: Sequence[Summary]) -> Benchmark:
+    found = benchmark_of(group[0])
+    again = [one for one in group if _is_retraining(one)]
+    runs = [one for one in group if one not in again]
+    pruned = [one for one in runs if method(one) == "pruning"]
+    imp = [one for one in pruned if is_imp(one)]
+    return Benchmark(
+        _family(found),
+        fraction_of(found["labels"]),
+        next(iter(imp), None),
+        next((one for one in runs if method(one) == "extended training"), None),
+        next((one for one in runs if method(one) == "width"), None),
+        tuple(one for one in pruned if one not in imp),
+        tuple(_retraining(one) for one in again),
+    )
+
+
+def _is_retraining(summary: Summary) -> bool:
+    recipe = summary.run.recipe
+    return bool(recipe.get("replicate", 0)) or recipe.get("examples", "all") != "all"
+
+
+def _retraining(summary: Summary) -> Retraining:
+    choice = summary.run.recipe.get("examples", "all")
+    return Retraining(name_of(choice), options_of(choice), summary)
+
+
+def _family(found: Mapping[str, Any]) -> str:  # Any: a recipe's values
+    model, data = name_of(found["model"]), name_of(found["data"])
+    width = options_of(found["model"]).get("width", 1)
+    return f"{model}{'' if width == 1 else f' of width {width:g}'} on {data}"
