@@ -32,7 +32,9 @@ swept="sweep.labels.fraction=[$(IFS=,; echo "${noise[*]}")]"
 prune "" "$swept" "procedure.1.times=$levels"
 prune _extended "$swept" "procedure.1.times=$levels"
 prune _width "$swept"
-prune _ablations
+for algorithm in random synflow layer fine_tuning; do prune "_$algorithm" "procedure.1.times=$levels"; done
+prune _weight_rewinding "procedure.$([[ $family == lenet ]] && echo 2 || echo 3).times=$levels"
+prune _one_shot
 
 # EL2N of each noise level's labels.
 groups=()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -40,22 +41,46 @@ def test_a_criterion_of_your_own_and_a_store_read_by_hand(tmp_path, monkeypatch)
     assert hurt[0][1] >= hurt[-1][1]
 
 
-def test_the_gate_passes(tmp_path):
-    scripts = tmp_path / "bin"
+def script(name: str, folder: Path, *words: str, **environment: str) -> str:
+    """What an example's shell script prints, with this installation's command on its path."""
+    scripts = folder / "bin"
     scripts.mkdir()
     (scripts / "prunecli").write_text(f'#!/bin/sh\nexec {sys.executable} -m prunecli "$@"\n')
     (scripts / "prunecli").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", ROOT / "examples/gate.sh"],
-        cwd=tmp_path,
-        env=environment,
+        ["bash", ROOT / "examples" / name, *words],
+        cwd=folder,
+        env={**os.environ, "PATH": path, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "one_shot" in done.stdout
+    return done.stdout
+
+
+def test_the_gate_passes(tmp_path):
+    assert "one_shot" in script("gate.sh", tmp_path)
+
+
+def test_the_study_on_digits_makes_every_run_figure_table_and_claim(tmp_path):
+    short = {"LEVELS": "8", "NOISE": "0 0.3", "RUNS": "2", "SEEDS": "0-1", "WORKERS": "2"}
+    printed = script("jin2022_digits.sh", tmp_path, "lenet", "out", "epochs=2", "seeds=[0,1]", **short)
+    out = tmp_path / "out"
+    figures = {path.name for path in (out / "figures").iterdir()}
+    drawn = {f"lenet-{name}.svg" for name in ("error", "width", "epochs", "subgroups", "parts")}
+    assert figures == drawn | {"lenet-pictures.png"}
+    assert all(
+        (out / f"lenet-{name}.md").stat().st_size
+        for name in ("methods", "levels", "parts", "classes", "claims")
+    )
+    claims = json.loads((out / "lenet-claims.json").read_text())["claims"]
+    assert {one["claim"] for one in claims} == {f"N{number}" for number in range(1, 25)}
+    # All that digits can test is tested: the others are numbers of the paper's own benchmarks.
+    untested = {one["claim"] for one in claims if one["answer"] == "cannot be tested"}
+    assert untested <= {"N2", "N3", "N4", "N6", "N10", "N13", "N20", "N23"}
+    assert "360 test examples, one of them 0.28 points" in printed
 
 
 @pytest.mark.parametrize(

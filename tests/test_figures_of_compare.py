@@ -6,6 +6,7 @@ import io
 import math
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -132,6 +133,13 @@ def legend_of(figure: Figure) -> list[str]:
 
 def column(summary: Summary, metric: str = "test_error") -> list[float]:
     return [NAN if (mean := level.value(metric)) is None else mean for level in summary.levels]
+
+
+def lay_out_(figure: Figure) -> None:
+    """Matplotlib says where it finds no room for panels, and leaves them under the rest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.draw_without_rendering()
 
 
 # --- What is drawn
@@ -347,6 +355,8 @@ def test_many_lines_are_told_apart_without_colour() -> None:
     lines = [line for line in axes.lines if line.get_label()[0] != "_"]
     assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 30
     assert len({line.get_marker() for line in lines[:9]}) == 9
+    lay_out_(axes.figure)
+    assert axes.get_window_extent().height > 1.5 * axes.figure.dpi
 
 
 # --- Parts and subgroups
@@ -419,7 +429,7 @@ def test_panels_words_and_legend_never_overlap_nor_leave_the_figure(panels: int)
         compared(*runs, *(extended(f"other{n}", data=run.recipe["data"]) for n, run in enumerate(runs)))
     )
     assert len(figure.axes) == panels
-    figure.draw_without_rendering()
+    lay_out_(figure)
     boxes = [axes.get_tightbbox() for axes in figure.axes] + [
         legend.get_window_extent() for legend in figure.legends
     ]
