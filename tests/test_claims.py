@@ -250,6 +250,11 @@ def test_claims_about_losses_on_noisy_and_clean_parts(number, found, wanted):
     assert answer(number, [found]) == wanted
 
 
+def test_the_dip_is_that_of_pruned_levels_alone():
+    (found,) = findings("N9", [parts([0.5, 0.3, 3], [0.05, 0.1, 0.2])])
+    assert found.measured.startswith("-0.199 ")
+
+
 CLEAN = run("p", [2, 1, 3])
 
 
