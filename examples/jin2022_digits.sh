@@ -25,7 +25,9 @@ prune() { # RECIPE [KEY=VALUE …]
 of() { # the paths of runs by what follows the family in their names
   for name in "$@"; do ls -d "$folder/runs/$family$name"-*; done
 }
-compare() { prunecli compare "${runs[@]}" "$@"; }
+compare() { # 4: something cannot be compared, such as an optimum that is the dense level; it is told, and the rest is there
+  prunecli compare "${runs[@]}" "$@" || [[ $? == 4 ]]
+}
 
 # Pruning, extended dense training and width, at every noise level; pruning by other algorithms without noise.
 swept="sweep.labels.fraction=[$(IFS=,; echo "${noise[*]}")]"

@@ -11,7 +11,7 @@ from prunecli.errors import DamagedRun, EnvironmentMissing, UsageError, suggest
 from prunecli.places import Places
 from prunecli.store.run_file import read_run_json
 
-_DIGEST = r"-[0-9a-f]{8}"
+DIGEST = r"-[0-9a-f]{8}"
 """What a run's folder adds to its label."""
 
 
@@ -25,7 +25,7 @@ def find_run(run: str, digest: str | None, places: Places) -> tuple[Path, str]:
     """
     found = _named(run, places) if digest is None else _of_digest(run, digest, places)
     if found is None:
-        known = sorted({re.sub(_DIGEST + "$", "", path.name) for path in _folders(places.runs)})
+        known = sorted({re.sub(DIGEST + "$", "", path.name) for path in _folders(places.runs)})
         wanted = f"'{run}'" if digest is None else f"'{run}' (digest {digest[:8]}…)"
         raise EnvironmentMissing(
             f"there is no run {wanted} in {places.runs}{suggest(run, known)}; carry out its recipe first, or name the "
@@ -36,7 +36,7 @@ def find_run(run: str, digest: str | None, places: Places) -> tuple[Path, str]:
 
 def _named(run: str, places: Places) -> Path | None:
     here = [path for path in _folders(places.runs) if path.name == run]
-    labelled = [path for path in _folders(places.runs) if re.fullmatch(re.escape(run) + _DIGEST, path.name)]
+    labelled = [path for path in _folders(places.runs) if re.fullmatch(re.escape(run) + DIGEST, path.name)]
     if len(labelled) > 1 and not here:
         names = ", ".join(sorted(path.name for path in labelled))
         raise UsageError(f"'{run}' is the label of several runs: {names}; name one of them")

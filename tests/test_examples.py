@@ -65,7 +65,7 @@ def test_the_gate_passes(tmp_path):
 
 
 def test_the_study_on_digits_makes_every_run_figure_table_and_claim(tmp_path):
-    short = {"LEVELS": "8", "NOISE": "0 0.3", "RUNS": "2", "SEEDS": "0-1", "WORKERS": "2"}
+    short = {"LEVELS": "8", "NOISE": "0 0.3", "RUNS": "2", "SEEDS": "0-1", "WORKERS": "1"}
     printed = script("jin2022_digits.sh", tmp_path, "lenet", "out", "epochs=2", "seeds=[0,1]", **short)
     out = tmp_path / "out"
     figures = {path.name for path in (out / "figures").iterdir()}

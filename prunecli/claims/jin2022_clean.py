@@ -118,6 +118,8 @@ def extended_is_as_good(study: Study, ones: Ones) -> Found:
     "all clean",
 )
 def width_is_worse(study: Study, ones: Ones) -> Found:
+    if not any(one.width for one in ones):
+        raise NotComparable("no run of width down-scaling")
     found = [optima(study, one.width, one.pruning) for one in ones if one.width and one.pruning]
     return share_of_verdicts(found, "higher", 4 / 5)
 

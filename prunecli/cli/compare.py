@@ -17,7 +17,7 @@ import typer
 from prunecli.cli import output
 from prunecli.cli.claims import Claims, checked_paper, with_claims
 from prunecli.cli.classes import PerClass, TableName, Tabulated, checked_table, with_classes
-from prunecli.cli.finding import path_of, paths_of
+from prunecli.cli.finding import meant, path_of, paths_of
 from prunecli.cli.groups import (
     AtLevels,
     Bins,
@@ -29,7 +29,14 @@ from prunecli.cli.groups import (
 )
 from prunecli.cli.pictures import PicturesFile, Sheet, Top, checked_sheet, draw_pictures
 from prunecli.cli.plots import Figure, HtmlFiles, PlotFiles, Plotting, checked_plotting, write_plots
-from prunecli.errors import NotComparable, PrunecliError, StorageError, UsageError, suggest
+from prunecli.errors import (
+    EnvironmentMissing,
+    NotComparable,
+    PrunecliError,
+    StorageError,
+    UsageError,
+    suggest,
+)
 from prunecli.expression import LEVELS, Expression, parse
 
 # What reads and computes is imported inside functions, so that `--help` opens at once.
@@ -170,7 +177,7 @@ def compare_runs(texts: Sequence[str], settings: Settings, read: Read) -> None:
     if errors:
         # What could not be read weighs more than what could not be compared, and that more than a failed gate.
         gravest = min(errors, key=lambda error: error.status)
-        raise type(gravest)("\n".join(_safe(str(error)) for error in errors))
+        raise type(gravest)("\n".join(_told(error) for error in errors))
 
 
 def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: list[PrunecliError]) -> None:
@@ -256,18 +263,16 @@ def _reference(summaries: Sequence[Summary], settings: Settings, read: Read) -> 
 def _named(text: str, summaries: Sequence[Summary], settings: Settings, read: Read) -> Summary:
     from prunecli.compare import summarize
 
-    for fits in (str.__eq__, str.startswith):
-        found = [
-            each
-            for each in summaries
-            if any(fits(name, text) for name in (each.run.name, each.run.path.name, str(each.run.path)))
-        ]
+    named = {
+        name: each for each in summaries for name in (str(each.run.path), each.run.path.name, each.run.name)
+    }
+    for names in meant(text, list(named)).values():
+        found = {named[name].run.path: named[name] for name in names}
         if len(found) > 1:
             raise UsageError(
-                f"--against '{text}' fits several runs: {', '.join(each.run.name for each in found)}"
+                f"--against '{text}' fits several runs: {', '.join(each.run.name for each in found.values())}"
             )
-        if found:
-            return found[0]
+        return next(iter(found.values()))
     path = path_of(text, settings.root)
     if not path.exists():
         hint = suggest(text, [summary.run.name for summary in summaries])
@@ -314,6 +319,12 @@ def _write(path: Path, text: str) -> None:
 
 def _say(text: str) -> None:
     output.say(_safe(text))
+
+
+def _told(error: PrunecliError) -> str:
+    # Where data was looked for is told line by line, and is of this machine alone.
+    lines = str(error).split("\n") if isinstance(error, EnvironmentMissing) else [str(error)]
+    return "\n".join(map(_safe, lines))
 
 
 def _safe(text: str) -> str:

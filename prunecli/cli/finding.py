@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from prunecli.cli import output
 from prunecli.errors import UsageError, shown
+from prunecli.run_references import DIGEST
 
 _RUN_FILES = ("recipe.yaml", "run.json", "store.h5", "parts")
 
@@ -33,14 +35,22 @@ def path_of(text: str, root: Path) -> Path:
     path = Path(text).parent if Path(text).name == "store.h5" else Path(text)
     if path.exists() or not root.is_dir():
         return path
-    named = (
-        [root / text]
-        if (root / text).exists()
-        else [run for run in root.iterdir() if run.name.startswith(text)]
-    )
-    if len(named) > 1:
-        raise UsageError(f"'{text}' begins several runs: {', '.join(sorted(run.name for run in named))}")
-    return named[0] if named else path
+    runs = {run.name: run for run in root.iterdir()}
+    for what, names in meant(text, list(runs)).items():
+        if len(names) > 1:
+            raise UsageError(f"'{text}' {what} several runs: {', '.join(sorted(names))}")
+        return runs[names[0]]
+    return path
+
+
+def meant(text: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """The names of runs that a text may mean: a name, else a label, else the beginning of names; by how it fits."""
+    fits = {
+        "names": [name for name in names if name == text],
+        "is the label of": [name for name in names if re.fullmatch(re.escape(text) + DIGEST, name)],
+        "begins": [name for name in names if name.startswith(text)],
+    }
+    return next(({what: found} for what, found in fits.items() if found), {})
 
 
 def is_run(path: Path) -> bool:

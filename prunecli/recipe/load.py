@@ -108,7 +108,8 @@ def load_text(
         if isinstance(bound, dict):
             experiment = Experiment(**bound).pinned(places or Places())
             points.append(Point(folder_name(stem + suffix), experiment, point))
-    mistakes += _twice(points, sweep) + _too_long(points, sweep)
+    if not mistakes:
+        mistakes += _twice(points, sweep) + _too_long(points, sweep)
     mistakes += [mistake for point in points for mistake in lost_weights(point.experiment)]
     if points and not mistakes:
         mistakes += _unreadable(points[0])
