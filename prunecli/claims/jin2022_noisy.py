@@ -47,7 +47,7 @@ def pruning_beats_dense(study: Study, ones: Ones) -> Found:
 @claim(
     "N6",
     "the optimal sparsity is better than dense by 5.2, 16.1 and 34.6 points at 15, 30 and 60% noise (VGG-16)",
-    "on VGG-16 and CIFAR-10 alone: the paper's number lies in the interval of the gain",
+    "on VGG-16 and CIFAR-10 alone: the interval of the gain lies within 1 point of the paper's number",
     "noisy",
 )
 def gain_of_pruning(study: Study, ones: Ones) -> Found:
@@ -132,8 +132,8 @@ def extended_is_worse(study: Study, ones: Ones) -> Found:
 
 @claim(
     "N13",
-    "by 0 to 2.6 points (LeNet), 0.4 to 14.5 (ResNet-20), 3.6 to 34.2 (VGG-16), 0 to 4.8 (ResNet-32)",
-    "on the paper's own benchmarks alone: the interval of the difference meets the paper's range",
+    "by 0 to 2.6 points (LeNet), 0.4 to 14.5 (ResNet-20), 3.6 to 34.2 (VGG-16), 0 to 4.8 (ResNet-32), -0.3 (ResNet-50)",
+    "on the paper's own benchmarks alone: the interval lies in the paper's range, widened by 1 point",
     "noisy",
 )
 def extended_is_worse_by(study: Study, ones: Ones) -> Found:
@@ -142,6 +142,7 @@ def extended_is_worse_by(study: Study, ones: Ones) -> Found:
         "cifar_resnet_20 on cifar10": (0.4, 14.5),
         "cifar_vgg_16 on cifar10": (3.6, 34.2),
         "cifar_resnet_32 on cifar100": (0, 4.8),
+        "torchvision:resnet50 on imagenet": (-0.3, -0.3),
     }
     found = optima(study, extended_of(ones[0]), pruning_of(ones[0]))
     return range_of_the_paper(ones[0], ranges, found)
@@ -165,7 +166,7 @@ def width_comes_close(study: Study, ones: Ones) -> Found:
     "family",
 )
 def gain_grows(study: Study, ones: Ones) -> Found:
-    rows = [(one.fraction, gain(study, one)) for one in ones if one.pruning]
+    rows = [(one.fraction, gain(study, one)) for one in ones if one.pruning and one.uniform]
     if len({fraction for fraction, _ in rows}) < 2:
         raise NotComparable("needs pruning at two levels of noise")
     seeds = set.intersection(*(set(row) for _, row in rows))
@@ -174,28 +175,35 @@ def gain_grows(study: Study, ones: Ones) -> Found:
     gains = ", ".join(
         f"{100 * fraction:g}%: {told(answers.of_zero(row, study.confidence))}" for fraction, row in rows
     )
-    return answers.above(found), f"{told(found)} points from 0 to 100% of noise ({gains})"
+    return answers.above(found), f"{told(found)} points for a noise of 1, extrapolated ({gains})"
 
 
 @claim(
     "N18",
     "the gap between the losses on noisy and on the other examples finally shrinks as density falls further",
-    "the gap at the last level minus that at the level where its mean is largest: its interval lies below 0",
+    "where the mean gap of the other seeds is largest each seed's gap is above that of dense, and at the last level it "
+    "is below that again: the intervals lie above and below 0",
     "noisy",
 )
 def gap_shrinks_in_the_end(study: Study, ones: Ones) -> Found:
     pruning = pruning_of(ones[0])
     gaps = {level.level: loss_gap(study, pruning, level) for level in pruning.levels}
-    means = {number: sum(gap.values()) / len(gap) for number, gap in gaps.items() if gap}
-    if not means:
-        raise NotComparable("its levels have no train_loss_noisy")
-    peak, last = max(means, key=lambda number: means[number]), max(means)
-    if peak == last:
-        return "does not hold", f"the gap is largest, {means[peak]:.3g}, at the last level, {last}"
-    found = answers.difference(gaps[last], gaps[peak], study.confidence)
-    return answers.below(
-        found
-    ), f"{means[peak]:.3g} at level {peak}; {told(found)} from there to level {last}"
+    seeds = set.intersection(*(set(gap) for gap in gaps.values()))
+    if len(seeds) < 2:
+        raise NotComparable("its levels have no train_loss_noisy of two seeds")
+    last = max(gaps)
+
+    def peak(among: set[int]) -> int:
+        return max(gaps, key=lambda number: sum(gaps[number][seed] for seed in among))
+
+    if peak(seeds) == last:
+        return "does not hold", f"the gap is largest at the last level, {last}"
+    # A peak that is chosen by the seeds that it is tried on is the largest by chance too.
+    fall = {seed: gaps[last][seed] - gaps[peak(seeds - {seed})][seed] for seed in seeds}
+    rise = {seed: gaps[peak(seeds - {seed})][seed] - gaps[0][seed] for seed in seeds}
+    falls, rises = (answers.of_zero(one, study.confidence) for one in (fall, rise))
+    shown = f"up by {told(rises)} to about level {peak(seeds)}, then {told(falls)} to level {last}"
+    return answers.all_of([answers.above(rises), answers.below(falls)]), shown
 
 
 @claim(
@@ -206,10 +214,17 @@ def gap_shrinks_in_the_end(study: Study, ones: Ones) -> Found:
 )
 def leaving_out_helps_like_pruning(study: Study, ones: Ones) -> Found:
     pruning = pruning_of(ones[0])
-    without = next(ones[0].again("without_misclassified"), None)
-    everything = next(ones[0].again("all"), None)
-    if without is None or everything is None:
+    if optimal_of(pruning).level == dense_of(pruning).level:
+        raise NotComparable("the dense level is the optimal one")
+    pairs = [
+        (without, everything)
+        for without in ones[0].again("without_misclassified")
+        for everything in ones[0].again("all")
+        if without.rest == everything.rest
+    ]
+    if not pairs:
         raise NotComparable("needs retraining without the misclassified examples, and with all")
+    without, everything = pairs[0]
     error = study.dense(without.summary)
     helps = answers.difference(error, study.dense(everything.summary), study.confidence)
     like = answers.difference(error, study.best(pruning), study.confidence)

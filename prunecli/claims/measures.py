@@ -15,6 +15,8 @@ from prunecli.subgroups import Subgroups
 
 MARGIN = 1.0
 """Percentage points of test error within which two models match."""
+LOSS_MARGIN = 0.01
+"""Of a mean training loss, in nats, within which two models match: one point of the true label's probability."""
 BINS = 20
 Found = tuple[Answer, str]
 """An answer, and the numbers that say so."""
@@ -92,7 +94,10 @@ def groups_against_dense(study: Study, a: Summary, level: Level, b: Summary, bin
     dense = dense_of(b)
     if a is b and level.level == dense.level:
         raise NotComparable("the dense level is the optimal one")
-    return study.grouper(a, level.level, b, dense.level, bins)
+    found = study.grouper(a, level.level, b, dense.level, bins)
+    if any(group.difference.interval is None for group in found.groups):
+        raise NotComparable("one seed has no interval")
+    return found
 
 
 def top_difference(study: Study, a: Summary, level: Level, b: Summary) -> Difference:
@@ -100,9 +105,20 @@ def top_difference(study: Study, a: Summary, level: Level, b: Summary) -> Differ
     return groups_against_dense(study, a, level, b, 5).groups[-1].difference
 
 
-def surely_higher(found: Subgroups) -> int:
-    """How many groups have an interval above 0."""
-    return sum(answers.above(group.difference) == "holds" for group in found.groups)
+def harmed(found: Subgroups) -> int:
+    """How many groups have a loss that is higher by more than the margin: the interval lies above it."""
+    return sum(answers.above(group.difference, LOSS_MARGIN) == "holds" for group in found.groups)
+
+
+def harms_none(found: Subgroups) -> Answer:
+    """Whether every group's loss matches or is lower: its interval lies at or below the margin."""
+    return answers.all_of([answers.at_most(group.difference, LOSS_MARGIN) for group in found.groups])
+
+
+def highest(found: Subgroups) -> str:
+    """The group whose loss rises most."""
+    worst = max(found.groups, key=lambda group: group.difference.mean or 0.0)
+    return f"the highest is {told(worst.difference)} at percentiles {worst.lo:g} to {worst.hi:g}"
 
 
 def verdicts_told(found: Subgroups) -> str:
@@ -127,37 +143,43 @@ def share_of_verdicts(found: Sequence[Difference], word: Verdict, least: float) 
 
 
 def number_of_the_paper(one: Benchmark, numbers: dict[float, float], found: Difference, family: str) -> Found:
-    """Whether the paper's number for this noise lies in the interval, on the paper's own benchmark."""
-    shown = f"{told(found)} points"
-    if one.family != family or one.fraction not in numbers or found.interval is None:
-        return "cannot be tested", f"{shown}; the paper's numbers are of {family}"
-    low, high = found.interval
-    inside = low <= numbers[one.fraction] <= high
-    return "holds" if inside else "does not hold", f"{shown}; the paper has {numbers[one.fraction]:g}"
+    """Whether the interval lies within the margin of the paper's number, on the paper's own benchmark."""
+    number = numbers.get(one.fraction)
+    if number is None:
+        return "cannot be tested", f"{told(found)} points; the paper's numbers are of {family}"
+    return range_of_the_paper(one, {family: (number, number)}, found)
 
 
 def range_of_the_paper(one: Benchmark, ranges: dict[str, tuple[float, float]], found: Difference) -> Found:
-    """Whether the interval meets the paper's range, on the paper's own benchmark."""
+    """Whether the interval lies in the paper's range, widened by the margin, on the paper's own benchmark."""
     shown = f"{told(found)} points"
-    if one.family not in ranges or found.interval is None:
-        return "cannot be tested", f"{shown}; the paper's numbers are of other benchmarks"
+    if one.family not in ranges or not one.uniform or found.interval is None:
+        return "cannot be tested", f"{shown}; the paper's numbers are of {', '.join(ranges)}"
     low, high = ranges[one.family]
-    meets = found.interval[0] <= high and low <= found.interval[1]
-    return "holds" if meets else "does not hold", f"{shown}; the paper has {low:g} to {high:g}"
+    inside = low - MARGIN <= found.interval[0] and found.interval[1] <= high + MARGIN
+    outside = found.interval[1] < low - MARGIN or found.interval[0] > high + MARGIN
+    answer: Answer = "holds" if inside else "does not hold" if outside else "undecided"
+    return answer, f"{shown}; the paper has {low:g}{f' to {high:g}' if high > low else ''}"
 
 
 def against_control(study: Study, one: Benchmark, name: str) -> Difference:
-    """The error of dense models without some examples minus that without as many random ones, over all such pairs."""
-    controls = {other.like: other for other in one.again("without_random")}
-    pairs = [(first, controls[first.like]) for first in one.again(name) if first.like in controls]
+    """The error of dense models without some examples minus that without as many random ones, over all such pairs.
+
+    A control is of the same recipe but for its examples; where there are several, such as a stratified one, their mean.
+    """
+    pairs = []
+    for first in one.again(name):
+        controls = [other for other in one.again("without_random") if other.like == first.like]
+        if controls:
+            pairs.append((_error(study, first), answers.mean_of([_error(study, each) for each in controls])))
     if not pairs:
         raise NotComparable(f"no retraining '{name}' with its control")
+    without, control = (answers.mean_of([pair[side] for pair in pairs]) for side in (0, 1))
+    return answers.difference(without, control, study.confidence)
 
-    def error(which: Retraining) -> BySeed:
-        return study.dense(which.summary)
 
-    first, second = (answers.mean_of([error(pair[side]) for pair in pairs]) for side in (0, 1))
-    return answers.difference(first, second, study.confidence)
+def _error(study: Study, which: Retraining) -> BySeed:
+    return study.dense(which.summary)
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from prunecli.claims.answers import UNTESTED, Answer, Finding
 from prunecli.claims.study import Benchmark, Study
-from prunecli.errors import NotComparable
+from prunecli.errors import PrunecliError
 
 Scope = Literal["clean", "noisy", "all clean", "all noisy", "family"]
 """What a claim is tested on: each benchmark by itself, all of them together, or each family of noise levels."""
@@ -16,7 +16,7 @@ Test = Callable[[Study, Sequence[Benchmark]], tuple[Answer, str]]
 """The answer, and the numbers that say so.
 
 Raises:
-    NotComparable: it cannot be tested on these, and why.
+    PrunecliError: it cannot be tested on these, and why.
 """
 
 
@@ -35,7 +35,7 @@ class Claim:
         for name, benchmarks in _subjects(study, self.scope):
             try:
                 yield Finding(name, *self.test(study, benchmarks))
-            except NotComparable as error:
+            except PrunecliError as error:
                 yield Finding(name, UNTESTED, str(error))
 
 

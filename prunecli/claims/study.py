@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunecli.compare import Compared, Level, Summary
-from prunecli.methods import benchmark_of, equal_key, fraction_of, method, name_of, options_of
+from prunecli.methods import benchmark_of, equal_key, fraction_of, method, name_of, options_of, training
 from prunecli.subgroups import Subgroups
 
 Grouper = Callable[[Summary, int, Summary, int, int], Subgroups]
@@ -29,10 +29,14 @@ class Retraining:
     @property
     def like(self) -> str:
         """Equal for a choice and its control."""
-        choice = (
-            self.options.get("like") if self.name == "without_random" else {self.name: dict(self.options)}
-        )
-        return equal_key(choice)
+        choice = self.options.get("like") if self.name == "without_random" else {self.name: self.options}
+        return equal_key([choice, self.rest])
+
+    @property
+    def rest(self) -> str:
+        """All of the recipe but which examples are left out."""
+        said = ("about", "seeds", "examples")
+        return equal_key({key: value for key, value in self.summary.run.recipe.items() if key not in said})
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Benchmark:
 
     family: str
     fraction: float
+    kind: str = "uniform"
+    """What draws the labels."""
     pruning: Summary | None = None
     extended: Summary | None = None
     width: Summary | None = None
@@ -51,12 +57,20 @@ class Benchmark:
     @property
     def noisy(self) -> bool:
         """Whether labels were changed."""
-        return self.fraction > 0
+        return self.kind != "clean"
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the labels are those of the paper: clean, or uniformly drawn among the others."""
+        return self.kind in ("clean", "uniform")
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.family}, {100 * self.fraction:g}% noise" if self.noisy else self.family
+        if not self.noisy:
+            return self.family
+        share = f"{100 * self.fraction:g}% " if self.fraction <= 1 else ""
+        return f"{self.family}, {share}{'' if self.kind == 'uniform' else f'{self.kind} '}noise"
 
     def again(self, name: str) -> Iterator[Retraining]:
         """The retrainings with this choice of examples."""
@@ -109,7 +123,7 @@ def study_of(compared: Compared, grouper: Grouper) -> Study:
     """The runs, sorted by what they are of; where several are of one kind, the first is taken."""
     groups: dict[str, list[Summary]] = {}
     for summary in compared.summaries:
-        groups.setdefault(equal_key(benchmark_of(summary)), []).append(summary)
+        groups.setdefault(equal_key([benchmark_of(summary), _training(summary)]), []).append(summary)
     made = [_benchmark(group) for group in groups.values()]
     order = list(dict.fromkeys(one.family for one in made))
     ranked = sorted(made, key=lambda one: (order.index(one.family), one.fraction))
@@ -118,23 +132,15 @@ def study_of(compared: Compared, grouper: Grouper) -> Study:
 
 def is_imp(summary: Summary) -> bool:
     """Whether a run is IMP with learning-rate rewinding: magnitude, all layers together, a fraction a level."""
-    match summary.run.recipe.get("procedure"):
-        case [
-            "train" | {"train": _},
-            {
-                "repeat": {
-                    "stages": [{"prune": prune}, "rewind" | {"rewind": _} as rewind, "train" | {"train": _}]
-                }
-            },
-        ]:
-            what = (
-                options_of(rewind).get("what", "learning_rate")
-                if isinstance(rewind, Mapping)
-                else "learning_rate"
-            )
-            by = [prune.get("criterion", "magnitude"), prune.get("scope", "global"), what]
-            return by == ["magnitude", "global", "learning_rate"]
-    return False
+    procedure = summary.run.recipe.get("procedure")
+    if not isinstance(procedure, list) or [name_of(stage) for stage in procedure] != ["train", "repeat"]:
+        return False
+    stages = options_of(procedure[1]).get("stages")
+    if not isinstance(stages, list) or [name_of(stage) for stage in stages] != ["prune", "rewind", "train"]:
+        return False
+    prune, rewind = options_of(stages[0]), options_of(stages[1])
+    by = [prune.get("criterion", "magnitude"), prune.get("scope", "global")]
+    return [*by, rewind.get("what", "learning_rate")] == ["magnitude", "global", "learning_rate"]
 
 
 def _benchmark(group: Sequence[Summary]) -> Benchmark:
@@ -146,6 +152,7 @@ def _benchmark(group: Sequence[Summary]) -> Benchmark:
     return Benchmark(
         _family(found),
         fraction_of(found["labels"]),
+        name_of(found["labels"]),
         next(iter(imp), None),
         next((one for one in runs if method(one) == "extended training"), None),
         next((one for one in runs if method(one) == "width"), None),
@@ -164,7 +171,14 @@ def _retraining(summary: Summary) -> Retraining:
     return Retraining(name_of(choice), options_of(choice), summary)
 
 
+def _training(summary: Summary) -> dict[str, Any]:  # Any: a recipe's values
+    """What the runs of a benchmark have in common beside model, data and labels."""
+    own = ("examples", "replicate", "equal_steps")
+    return {key: value for key, value in training(summary.run.recipe).items() if key not in own}
+
+
 def _family(found: Mapping[str, Any]) -> str:  # Any: a recipe's values
     model, data = name_of(found["model"]), name_of(found["data"])
-    width = options_of(found["model"]).get("width", 1)
-    return f"{model}{'' if width == 1 else f' of width {width:g}'} on {data}"
+    width, path = options_of(found["model"]).get("width", 1), options_of(found["data"]).get("path")
+    where = f" ({path})" if path else ""
+    return f"{model}{'' if width == 1 else f' of width {width}'} on {data}{where}"

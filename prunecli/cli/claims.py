@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from prunecli.subgroups import Examples, Subgroups
 
 PAPERS = ("jin2022",)
+METRIC = "test_error"
+"""What claims are about, in percentage points."""
 Claims = Annotated[
     str,
     typer.Option(
@@ -27,10 +29,19 @@ Claims = Annotated[
 ]
 
 
-def checked_paper(paper: str) -> str:
-    """The paper, once it is sure that its claims are known."""
+def checked_paper(paper: str, metric: str, against: str) -> str:
+    """The paper, once it is sure that its claims are known and can be tested so.
+
+    Raises:
+        UsageError: they cannot.
+    """
     if paper and paper not in PAPERS:
         raise UsageError(f"--claims {paper}: unknown; known: {', '.join(PAPERS)}{suggest(paper, PAPERS)}")
+    if paper and (metric != METRIC or against):
+        given = f"--against {against}" if against else f"--metric {metric}"
+        raise UsageError(
+            f"{given}: --claims sets each claim's own runs side by side, by {METRIC}; leave it out"
+        )
     return paper
 
 
@@ -54,7 +65,7 @@ def with_claims(compared: Compared, paper: str, grouping: Grouping | None, seeds
         if grouping is None:
             raise NotComparable("needs scores: --groups SCORES")
         mine, theirs = of(a), of(b)
-        store, score = scores_for(a.run, mine, grouping)
+        store, score = scores_for(a.run, mine, grouping, own_model=True)
         sides = (Side(a.run.name, level_a), mine), (Side(b.run.name, level_b), theirs)
         return subgroups(*sides, store, score, bins, compared.confidence)
 

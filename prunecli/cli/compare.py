@@ -157,7 +157,7 @@ def compare(
         brief=None if all_levels is None else not all_levels,
         root=root,
         grouping=Grouping(tuple(groups), score, bins, at, chosen) if groups else None,
-        paper=checked_paper(claims),
+        paper=checked_paper(claims, metric, against),
         plotting=checked_plotting(plot or (), html or (), figure, grouped=bool(groups)),
         table=checked_table(table, against),
         classes=classes,
@@ -187,11 +187,13 @@ def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: 
     if not runs:
         return
     compared = _compared(runs, settings, read)
-    if settings.paper:
-        compared = with_claims(compared, settings.paper, settings.grouping, settings.seeds)
-    elif settings.grouping:
+    if settings.grouping and (not settings.paper or settings.at or settings.plotting):
+        # Beside claims, which have hundreds of groups of their own, only where they are to be seen.
         with _collecting_(errors):
             compared = with_subgroups(compared, settings.grouping, errors)
+    if settings.paper:
+        with _collecting_(errors):
+            compared = with_claims(compared, settings.paper, settings.grouping, settings.seeds)
     if settings.classes:
         compared = with_classes(compared, settings.at, settings.seeds, errors)
     # A metric that no run knows is a slip of the pen: no table of dashes.

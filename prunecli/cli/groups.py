@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -150,25 +150,34 @@ def with_subgroups(compared: Compared, grouping: Grouping, errors: list[Prunecli
     return replace(compared, subgroups=tuple(found))
 
 
-def scores_for(run: StoredRun, examples: Examples, grouping: Grouping) -> tuple[ScoreStore, str]:
+def scores_for(
+    run: StoredRun, examples: Examples, grouping: Grouping, *, own_model: bool = False
+) -> tuple[ScoreStore, str]:
     """The score store for a run, and the score to group by; of several stores the one of its labels and its model.
 
     Raises:
-        NotComparable: none of several has scores of these labels.
+        NotComparable: none of several has scores of these labels; under `own_model`, none is of this model.
     """
     from prunecli.methods import name_of
 
     stores = {path: _read_store(path) for path in grouping.stores}
+    title = f"{name_of(run.recipe.get('model'))} on {name_of(run.recipe.get('data'))}"
+    own = {path: store for path, store in stores.items() if store.title == title}
+    if own_model and not own:
+        raise NotComparable(f"{run.name}: no scores of its model: --groups has {_titles(stores.values())}")
+    stores = own or stores
     if len(stores) > 1:
-        fitting = {path: store for path, store in stores.items() if _fits(store, examples)}
-        title = f"{name_of(run.recipe.get('model'))} on {name_of(run.recipe.get('data'))}"
-        stores = {path: store for path, store in fitting.items() if store.title == title} or fitting
+        stores = {path: store for path, store in stores.items() if _fits(store, examples)}
         if not stores:
             raise NotComparable(
                 f"{run.name}: none of {len(grouping.stores)} --groups has scores of its labels"
             )
     path, store = next(iter(stores.items()))
     return store, _chosen(path, grouping)
+
+
+def _titles(stores: Iterable[ScoreStore]) -> str:
+    return ", ".join(sorted({store.title or "no title" for store in stores}))
 
 
 def _fits(store: ScoreStore, examples: Examples) -> bool:
