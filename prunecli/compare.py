@@ -270,7 +270,10 @@ def _gate_value(name: str, compared: Compared, summary: Summary) -> tuple[int, f
 def _optimal(summary: Summary) -> Optimal | None:
     for metric in SELECTORS:
         means = {level.level: level.value(metric) for level in summary.levels}
-        known = {number: mean for number, mean in means.items() if mean is not None}
+        counts = {level.level: level.statistic(metric).n for level in summary.levels}
+        fullest = max((counts[number] for number, mean in means.items() if mean is not None), default=0)
+        # A mean over fewer seeds wins by luck: levels that not all of the seeds have are no candidates.
+        known = {n: mean for n, mean in means.items() if mean is not None and counts[n] == fullest}
         if known:
             # Means over seeds that are equal on paper differ in their last bits: those are ties.
             return Optimal(min(known, key=lambda number: (round(known[number], 9), number)), metric)

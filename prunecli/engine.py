@@ -90,7 +90,7 @@ def _prepared(recipe: Recipe, settings: Settings, tell: Listener) -> list[Prepar
     _check_same_run(recipe, found)
     for said in dict.fromkeys(run.dataset.said for run in found):
         if said:
-            tell(Said(said))
+            tell(Said(said, informational=True))
     for run in found:
         if not run.limit:
             tell(Said(f"{run.point.label}: prunes before any training, so it has no dense model to train"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prunecli.compare import Compared, Level, Summary
+from prunecli.errors import NotComparable
 from prunecli.statistics import Difference, Statistic, paired
 
 Method = Literal["pruning", "extended training", "width", "dense"]
@@ -41,9 +42,8 @@ class Spot:
 class Row:
     """A benchmark and, where there is one, a run that prunes on it.
 
-    `benchmark` is a recipe's model, data and labels, and its examples where they are not all. `spots` are the optimum
-    of each method, and the `dense` level; `differences` the pruning optimum minus each of the others, over the seeds
-    that both have.
+    `benchmark` is a recipe's model, data and labels. `spots` are the optimum of each method, and the `dense` level;
+    `differences` the pruning optimum minus each of the others, over the seeds that both have.
     """
 
     benchmark: Mapping[str, Any]  # Any: a recipe's values
@@ -64,10 +64,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Methods:
-    """The rows, and the runs that stand in none: another of their method came first."""
+    """The rows, and the runs that stand in none: another of their method came first, or they are retrainings."""
 
     rows: tuple[Row, ...]
     left_out: tuple[Summary, ...]
+    retrainings: tuple[Summary, ...] = ()
 
     def counts(self, other: Method, *, noisy: bool) -> dict[str, int]:
         """In how many rows of clean or of noisy labels pruning has which verdict against another method."""
@@ -93,13 +94,30 @@ def method(summary: Summary) -> Method:
     return "extended training" if "rewind" in stages else "dense"
 
 
+def is_retraining(summary: Summary) -> bool:
+    """Whether a run repeats another, or leaves out what another says: no method of its benchmark."""
+    recipe = summary.run.recipe
+    return bool(recipe.get("replicate")) or name_of(recipe.get("examples", "all")).startswith("without_")
+
+
 def methods(compared: Compared) -> Methods:
-    """A row a benchmark and pruning run; models and data in the order in which they come, clean labels first."""
+    """A row a benchmark and pruning run; models and data in the order in which they come, clean labels first.
+
+    Raises:
+        NotComparable: all of the runs are retrainings.
+    """
+    retrainings = tuple(filter(is_retraining, compared.summaries))
+    summaries = [summary for summary in compared.summaries if not is_retraining(summary)]
+    if not summaries:
+        raise NotComparable(
+            "there are no methods to tabulate: every run has a 'replicate' or leaves 'examples' out; name runs that "
+            "train on all examples"
+        )
     groups: dict[str, list[Summary]] = {}
-    for summary in compared.summaries:
-        groups.setdefault(equal_key(_row_of(summary)), []).append(summary)
+    for summary in summaries:
+        groups.setdefault(equal_key(benchmark_of(summary)), []).append(summary)
     order: dict[str, int] = {}
-    for summary in compared.summaries:
+    for summary in summaries:
         order.setdefault(_place(benchmark_of(summary)), len(order))
     ranked = sorted(
         groups.values(),
@@ -110,7 +128,7 @@ def methods(compared: Compared) -> Methods:
     )
     rows = tuple(row for group in ranked for row in _rows(group, compared))
     shown = {summary.run.path for row in rows for summary in row.summaries}
-    return Methods(rows, tuple(one for one in compared.summaries if one.run.path not in shown))
+    return Methods(rows, tuple(one for one in summaries if one.run.path not in shown), retrainings)
 
 
 def training(recipe: Mapping[str, Any]) -> dict[str, Any]:  # Any: a recipe's values
@@ -135,13 +153,7 @@ def _rows(group: Sequence[Summary], compared: Compared) -> Iterator[Row]:
             spots |= _spot("dense", summary, "dense", compared.metric)
         for summary in pruned:
             spots |= _spot("pruning", summary, "optimal", compared.metric)
-        yield Row(_row_of(group[0]), spots, dict(_differences(spots, compared.confidence)))
-
-
-def _row_of(summary: Summary) -> dict[str, Any]:  # Any: a recipe's values
-    """What the runs of a row share: the benchmark, and the examples where they are not all of it."""
-    examples = summary.run.recipe.get("examples", "all")
-    return benchmark_of(summary) | ({} if examples == "all" else {"examples": examples})
+        yield Row(benchmark_of(group[0]), spots, dict(_differences(spots, compared.confidence)))
 
 
 def _spot(name: Method, summary: Summary, word: str, metric: str) -> dict[Method, Spot]:

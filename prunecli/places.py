@@ -8,12 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from prunecli.errors import UsageError
 from prunecli.registry import NoResult
 
-PathInRecipe = Annotated[str, Field(max_length=4096), NoResult()]
+
+def _without_nul(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("should have no NUL character, which no path can have")
+    return path
+
+
+PathInRecipe = Annotated[str, Field(max_length=4096), AfterValidator(_without_nul), NoResult()]
 """A path that a recipe names: where the data is changes no result."""
 
 

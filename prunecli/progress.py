@@ -90,6 +90,8 @@ class Said:
     """Something that a person should know: a damaged file was set aside, versions differ."""
 
     message: str
+    informational: bool = False
+    """Whether it is no warning: who asks for quiet is spared it."""
 
 
 Event = Planned | RunStarted | EpochDone | LevelDone | SeedFailed | RunDone | Said

@@ -45,10 +45,11 @@ def pinned(choice: Choice, places: Places) -> Choice:
     digest = choice.options.get("digest")
     try:
         path, found = find_run(choice.options["run"], digest, places)
-        options = choice.options if digest else _filled({**choice.options, "digest": found}, path)
+        given = choice.options
+        options = _filled({**given, "digest": found}, path) if _is_open(given) else given
         return replace(choice, options=options, found=path)
     except PrunecliError as error:
-        if digest and isinstance(error, EnvironmentMissing):
+        if isinstance(error, EnvironmentMissing) and not _is_open(choice.options):
             # What is asked for is known; who reads the recipe only to show it needs no more.
             return choice
         raise type(error)(f"{choice.place}: {error}" if choice.place else str(error)) from error
@@ -223,16 +224,25 @@ def _rows(
             f"run '{asked.run}' has no seed {lacking[0]} at level {levels}; it has seeds {numbers}"
         )
     for one, row in rows.items():
-        if row.fingerprint != fingerprint:
-            raise UsageError(
-                f"run '{asked.run}' is of other data (fingerprint {row.fingerprint[:12]}…, not {fingerprint[:12]}…)"
-            )
-        if different := int((torch.from_numpy(row.label) != labels).sum()):
-            raise UsageError(
-                f"run '{asked.run}', seed {one}: of another label draw ({different:,} of {len(labels):,} labels "
-                "differ); take the run's own 'labels' and seeds, and `replicate: 1` for another initialization"
-            )
+        _check_alike(f"run '{asked.run}'", one, row, labels, fingerprint)
     return rows
+
+
+def _check_alike(run: str, seed: int, row: SeedExamples, labels: Tensor, fingerprint: str) -> None:
+    if row.fingerprint != fingerprint:
+        raise UsageError(
+            f"{run} is of other data (fingerprint {row.fingerprint[:12]}…, not {fingerprint[:12]}…)"
+        )
+    # What a stranger's run.json says of its data need not be so.
+    if len(row.label) != len(labels):
+        raise UsageError(
+            f"{run} is of other data (seed {seed} has {len(row.label):,} training examples, not {len(labels):,})"
+        )
+    if different := int((torch.from_numpy(row.label) != labels).sum()):
+        raise UsageError(
+            f"{run}, seed {seed}: of another label draw ({different:,} of {len(labels):,} labels differ); take the "
+            "run's own 'labels' and seeds, and `replicate: 1` for another initialization"
+        )
 
 
 def _has(row: SeedExamples, asked: Asked) -> bool:
@@ -259,6 +269,13 @@ def _asked(
     if not isinstance(level, int) or not isinstance(against, int):
         raise UsageError(f"run '{run}': what its levels' words stand for is found out when a recipe is read")
     return Asked(run, digest, level, against, None if by == "seed" else tuple(seeds or ()))
+
+
+def _is_open(options: Mapping[str, Any]) -> bool:  # Any: a choice's options
+    """Whether the run still has to say something of what is asked of it."""
+    words = any(isinstance(options.get(name), str) for name in ("level", "against"))
+    by = options["by"]
+    return words or not options["digest"] or by is None or (by == "mean" and not options["seeds"])
 
 
 def _filled(options: Mapping[str, Any], path: Path) -> dict[str, Any]:  # Any: a choice's options
@@ -290,7 +307,9 @@ def _filled(options: Mapping[str, Any], path: Path) -> dict[str, Any]:  # Any: a
     if filled["by"] == "mean":
         if not alike:
             raise UsageError(f"run '{options['run']}': its seeds have other labels each; rank `by: seed`")
-        filled["seeds"] = options["seeds"] or sorted(rows)
+        # Of a run that is not whole, a seed may not have come to the levels.
+        there = sorted(seed for seed, row in rows.items() if row.loss.keys() >= set(levels))
+        filled["seeds"] = options["seeds"] or there
     elif options["seeds"]:
         raise UsageError("'seeds' are those of the mean; `by: seed` goes by each seed's own model")
     return filled

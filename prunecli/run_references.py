@@ -53,7 +53,7 @@ def _of_digest(run: str, digest: str, places: Places) -> Path | None:
 
 def _at(run: str, places: Places) -> Path | None:
     paths = places.roots.paths(run)
-    return next((Path(os.path.realpath(path)) for path in paths if (path / "run.json").is_file()), None)
+    return next((Path(os.path.realpath(path)) for path in paths if _is_run(path)), None)
 
 
 def _may_lead(run: str, places: Places) -> bool:
@@ -64,7 +64,12 @@ def _may_lead(run: str, places: Places) -> bool:
 
 
 def _folders(runs: Path) -> Iterator[Path]:
-    return (path for path in runs.glob("[!.]*") if (path / "run.json").is_file())
+    return (path for path in runs.glob("[!.]*") if _is_run(path))
+
+
+def _is_run(path: Path) -> bool:
+    # Path.is_file raises where a recipe's name is longer than a file's may be.
+    return os.path.isfile(path / "run.json")  # noqa: PTH113
 
 
 def _digest_in(path: Path) -> str | None:

@@ -44,7 +44,7 @@ def _together(runs: Sequence[StoredRun], reference: int) -> StoredRun:
         name=_name([run.name for run in members]),
         path=first.path,
         digest=hashlib.sha256("".join(run.digest for run in members).encode()).hexdigest(),
-        status=min((run.status for run in members), key=_WORST.index),
+        status=min((*(run.status for run in members), *_of_seeds(members, seeds)), key=_WORST.index),
         recipe={**_with_width(first.recipe, [_width(run.recipe) for run in members]), "seeds": list(seeds)},
         seeds=seeds,
         density=np.array([run.total / reference for run in members]),
@@ -52,7 +52,7 @@ def _together(runs: Sequence[StoredRun], reference: int) -> StoredRun:
         metrics={name: np.stack([_column(run, name, seeds) for run in members], axis=1) for name in names},
         units={name: unit for run in members for name, unit in run.units.items()},
         total=reference,
-        notes=tuple(_notes(members)),
+        notes=tuple(_notes(members, seeds)),
         members=tuple(members),
     )
 
@@ -67,10 +67,17 @@ def _column(run: StoredRun, metric: str, seeds: Sequence[int]) -> Floats:
     return np.array(known)
 
 
-def _notes(members: Sequence[StoredRun]) -> Iterator[str]:
+def _of_seeds(members: Sequence[StoredRun], seeds: Sequence[int]) -> list[Status]:
+    """Partial where a width lacks a seed."""
+    return ["partial"] if any(set(run.seeds) != set(seeds) for run in members) else []
+
+
+def _notes(members: Sequence[StoredRun], seeds: Sequence[int]) -> Iterator[str]:
     widths = ", ".join(f"{number}: {_width(run.recipe)}" for number, run in enumerate(members))
     yield f"one series of {len(members)} runs; the width at each level is {widths}"
     for run in members:
+        if lacking := ", ".join(str(seed) for seed in seeds if seed not in run.seeds):
+            yield f"{run.name}: has not the seeds {lacking}, which other widths have"
         yield from (f"{run.name}: {note}" for note in run.notes)
 
 

@@ -158,7 +158,11 @@ def _of_seed(
             raise NotComparable(
                 f"{side_a.run} and {what}: of other data (fingerprint {mine.fingerprint[:12]} and {fingerprint[:12]})"
             )
-    values = scores.scores[name].values[scores.row(seed, mine.label)]
+    try:
+        row = scores.row(seed, mine.label)
+    except NotComparable as error:
+        raise NotComparable(f"{where}: {error}") from error
+    values = scores.scores[name].values[row]
     both = (mine.split == TRAINING) & (theirs.split == TRAINING) & np.isfinite(values)
     if int(both.sum()) < bins:
         raise NotComparable(

@@ -292,6 +292,16 @@ def test_ls_shows_names_that_hold_a_pattern():
     assert prunecli_("ls", "recipes", "no such").stdout == ""
 
 
+@pytest.mark.parametrize("prefix", ["timm:", "torchvision:"])
+def test_ls_lists_the_names_behind_a_prefix_that_contain_the_rest(prefix):
+    every = Registry.all["models"][f"{prefix}resnet101"].traits["names"]()
+    for rest in ("resnet10", "101", "no such", ""):
+        rows = json.loads(prunecli_("ls", "models", f"{prefix}{rest}", "--json").stdout)
+        assert [row["name"] for row in rows] == [f"{prefix}{name}" for name in every if rest in name]
+    assert prunecli_("ls", "models", prefix[:4]).stdout.split()[0] == prefix
+    assert prunecli_("ls", "recipes", prefix).stdout == ""
+
+
 def test_cp_copies_a_recipe_and_overwrites_none(folder):
     original = (library.folder() / "imp_lrr.yaml").read_bytes()
     assert prunecli_("cp", "imp_lrr", ".").exit_code == 0

@@ -54,6 +54,13 @@ def at(level: int | None, summary: Summary) -> float | None:
     return None if level is None else summary.levels[level].density
 
 
+def test_a_level_of_fewer_seeds_is_no_optimum() -> None:
+    lucky = [[2.0, 1.5, 0.1], [2.2, 1.6, NAN], [2.1, 1.7, NAN]]
+    assert summarize(stored(test_error=lucky)).optimal.level == 1
+    assert summarize(stored(test_error=lucky, validation_error=[[NAN, NAN, 5.0]] * 3)).optimal.level == 2
+    assert summarize(stored(test_error=lucky[:1])).optimal.level == 2
+
+
 def gate(text: str, run: StoredRun, against: Reference | None = None) -> None:
     check_gate(parse(text), Compared((summarize(run),), reference=against), summarize(run))
 

@@ -664,3 +664,26 @@ def test_matplotlib_waits_until_something_is_drawn() -> None:
     code = "import sys, prunecli.report, prunecli.cli.app, prunecli.cli.plots; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def point(name: str, **recipe: Any) -> StoredRun:  # Any: a recipe's values
+    """A run that trains once."""
+    return stored(name, density=[1.0], spent=[40.0], means=[2.0], **{"procedure": ["train"], **recipe})
+
+
+@pytest.mark.parametrize("name", ["density", "epochs"])
+def test_single_points_that_hide_the_paths_are_left_out_and_said(name):
+    part = {"examples": {"without_random": {"like": "x"}}}
+    runs = [stored(), point("less", **part), point("again", replicate=1), point("dense")]
+    elsewhere = point("other", data="mnist")
+    made = drawing(compared(*runs, elsewhere), name)
+    assert [[one.label for one in panel.curves] for panel in made.panels] == [["imp"], ["other"]]
+    assert made.messages == (
+        "less: left out, for it is a retraining of a single level",
+        "again: left out, for it is a retraining of a single level",
+        "dense: left out, for its panel has the dense level of a pruned run",
+    )
+    whole = drawing(compared(stored("kept", replicate=1), stored(procedure=["train", "prune"])), name)
+    assert (len(whole.panels[0].curves), whole.messages) == (2, ())
+    at_once = stored("at_once", density=(0.8, 0.64, 0.5, 0.4))
+    assert len(drawing(compared(at_once, point("dense")), name).panels[0].curves) == 2

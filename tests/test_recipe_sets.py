@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import yaml
 
 from prunecli.experiment import Experiment
 from prunecli.models.parameters import prunable_names
@@ -14,6 +17,7 @@ from prunecli.task import Task
 WIDTHS = sorted(name for name in names() if name.endswith("_width"))
 EXTENDED = sorted(name for name in names() if name.endswith("_extended"))
 DENSE = sorted(name.removesuffix("_extended") for name in EXTENDED)
+WITHOUT = sorted(name for name in names() if "/" in name and "_without_" in name)
 IMP = "jin2022/resnet20_cifar10"
 
 
@@ -77,6 +81,62 @@ def test_every_benchmark_says_how_its_examples_are_scored(name):
 def test_every_recipe_of_the_paper_says_what_is_inferred(path):
     header = path.read_text().partition("\nabout:")[0]
     assert "nferred" in header or "ours" in header
+
+
+def pruned_of(name: str) -> dict[str, Experiment]:
+    """The experiments of the recipes that a retraining refers to, by the labels of their runs."""
+    base = name.partition("_without_")[0]
+    recipes = [path_of(one) for one in (base, f"{base}_noise") if one in names()]
+    return {point.label: point.experiment for recipe in recipes for point in load(recipe).points}
+
+
+def run_of(name: str) -> str:
+    """The one run that a retraining refers to, in every arm."""
+    arms = yaml.safe_load(path_of(name).read_text())["sweep"]["examples"]
+    (run,) = set(re.findall(r"'run': '([^']+)'", str(arms)))
+    return run
+
+
+def test_every_benchmark_has_its_three_retrainings():
+    parts = ("improved", "harmed", "misclassified")
+    assert sorted(f"{name}_without_{part}" for name in DENSE for part in parts) == WITHOUT
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_retraining_is_the_dense_training_of_the_run_that_it_refers_to(name):
+    (retraining,) = experiments(name, "examples=all")
+    pruned = pruned_of(name)[run_of(name)]
+    apart = {"about", "procedure", "replicate"}
+    both = [
+        {key: value for key, value in one.plain().items() if key not in apart} for one in (retraining, pruned)
+    ]
+    assert both[0] == both[1]
+    assert retraining.replicate == 1
+    assert [stage.name for stage in retraining.procedure] == ["train"]
+    assert stages_of(retraining) == stages_of(pruned)[:1]
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_each_arm_of_a_retraining_has_its_control_and_asks_for_levels_that_there_are(name):
+    first, *arms = yaml.safe_load(path_of(name).read_text())["sweep"]["examples"]
+    assert first == "all"
+    those, controls = arms[: len(arms) // 2], arms[len(arms) // 2 :]
+    assert [{"without_random": {"like": one}} for one in those] == controls
+    (part,) = {key for one in those for key in one}
+    assert part == "without_" + name.partition("_without_")[2]
+    last = len(foresee(pruned_of(name)[run_of(name)])) - 1
+    levels = [one[part].get("level", "") for one in those]
+    assert levels == [""] or all(0 < level <= last for level in levels)
+
+
+def test_the_narrow_resnet_differs_from_the_wide_one_in_its_width_alone():
+    (narrow,), (wide,) = (
+        experiments("jin2022/resnet32_cifar100_narrow"),
+        experiments("jin2022/resnet32_cifar100"),
+    )
+    (same,) = experiments("jin2022/resnet32_cifar100", "model.width=1")
+    assert narrow.plain(results_only=True) == same.plain(results_only=True)
+    assert narrow.model != wide.model
 
 
 def total_of(experiment: Experiment) -> int:

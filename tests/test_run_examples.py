@@ -153,6 +153,53 @@ def test_a_run_goes_on_with_its_examples_when_the_other_run_gets_more_seeds(tmp_
     assert run_digest(found, digits.fingerprint) == run_digest(own.points[0].experiment, digits.fingerprint)
 
 
+@pytest.mark.parametrize("inside", ["{}", "{{without_random: {{like: {}}}}}"])
+@pytest.mark.parametrize("label", ["clean", "noisy"])
+def test_what_a_recipe_with_a_digest_leaves_open_is_filled_in_too(folder, label, inside):
+    digest = json.loads(next(folder.glob(f"{label}-*/run.json")).read_text())["recipe_digest"]
+    texts = (
+        f"{{without_improved: {{run: {label}, level: last{end}" for end in (f", digest: {digest}}}}}", "}}")
+    )
+    given, whole = (retraining(folder, inside.format(text)).examples for text in texts)
+    assert given == whole
+    with pytest.raises(EnvironmentMissing, match="no run 'clean'"):
+        retraining(folder / "none", f"{{without_improved: {{run: clean, digest: {digest}}}}}")
+
+
+def test_a_recipe_that_says_all_is_shown_without_the_run(folder):
+    examples = retraining(folder, "{without_improved: {run: clean, level: 1}}").examples
+    text = json.dumps(examples.plain())
+    assert retraining(folder / "none", text).examples == examples
+
+
+def test_the_seeds_of_the_mean_are_those_that_came_to_both_levels(tmp_path, digits):
+    runs = tmp_path / "runs"
+    recipe = load_text(CLEAN, "clean.yaml", [PRUNED, "seeds=[0, 1]"], stem="clean", places=Places(runs))
+    carry_out_all(recipe, Settings(runs, dense_only=True), lambda _event: None)
+    carried_out(CLEAN, "clean", runs, PRUNED, "seeds=[0]")
+    examples = "{without_improved: {run: clean, level: 1}}"
+    assert retraining(runs, examples).examples.options["seeds"] == [0]
+    assert left_out(runs, digits, examples).any()
+    dense = "{without_misclassified: {run: clean, level: 0}}"
+    assert retraining(runs, dense).examples.options["seeds"] == [0, 1]
+
+
+def test_a_path_that_no_file_can_have_is_refused_where_it_stands(folder):
+    with pytest.raises(UsageError, match=r"(?s)^argument:1:.*'run' should have no NUL character"):
+        retraining(folder, '{without_improved: {run: "a\\0b"}}')
+    with pytest.raises(UsageError, match=r"(?s)^argument:1:.*'root' should have no NUL character"):
+        retraining(folder, "all", 'data={mnist: {root: "a\\0b"}}')
+    with pytest.raises(EnvironmentMissing, match="there is no run"):
+        retraining(folder, f"{{without_improved: {{run: {'a' * 300}}}}}")
+
+
+def test_a_run_of_other_data_under_a_forged_fingerprint_is_refused(folder, digits):
+    run = retraining(folder, "{without_improved: {run: clean, level: 1}}").examples
+    less = torch.zeros(17, dtype=torch.long)
+    with pytest.raises(UsageError, match=r"is of other data .*1,437 training examples, not 17"):
+        run(less, 0, digits.fingerprint, run.found)
+
+
 @pytest.mark.parametrize(
     ("examples", "overrides", "error", "message"),
     [
@@ -305,7 +352,7 @@ def led(tmp_path_factory) -> Path:
     return runs
 
 
-@pytest.mark.parametrize("name", REFERRING)
+@pytest.mark.parametrize("name", [name for name in REFERRING if "data: digits" in path_of(name).read_text()])
 def test_the_built_in_recipes_lead_from_a_run_to_its_retraining(led, name):
     overrides = list(SHORT)
     if name.endswith("harmed"):

@@ -61,6 +61,11 @@ def test_widths_are_levels_from_the_widest_with_weights_counted_against_it():
 def test_a_seed_that_a_width_lacks_is_missing_there_alone():
     (series,) = joined([run(1, 100, {0: 2, 1: 3}), run(0.5, 30, {1: 4, 2: 5})])
     assert series.seeds == (0, 1, 2)
+    assert series.status == "partial"
+    assert series.notes[1:] == (
+        "w-width-1-0123abcd: has not the seeds 2, which other widths have",
+        "w-width-0.5-0123abcd: has not the seeds 0, which other widths have",
+    )
     values = series.metrics["test_error"].tolist()
     assert [[None if math.isnan(value) else value for value in row] for row in values] == [
         [2, None],

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SMALL
+from test_subgroups import seed_examples, store_of
 from typer.testing import CliRunner
 
 from prunecli.cli.app import app
@@ -26,6 +27,7 @@ from prunecli.report import FORMATS, tables
 from prunecli.runs import Settings
 from prunecli.statistics import paired
 from prunecli.store.values import StoredRun
+from prunecli.subgroups import Side, subgroups
 
 TRAIN = {"train": {"epochs": None}}
 REWIND = {"rewind": {"to": 0.0}}
@@ -149,12 +151,45 @@ def test_noise_parts_benchmarks_and_none_of_it_is_clean():
 
 
 def test_runs_on_a_part_of_the_examples_are_a_benchmark_of_their_own():
-    part = replace(LONGER, recipe={**LONGER.recipe, "examples": {"fraction": {"amount": 0.5}}})
-    whole, other = methods(compared(IMP, part)).rows
-    assert set(whole.spots) == {"pruning", "dense"}
-    assert set(other.spots) == {"extended training", "dense"}
-    [table] = tables(compared(IMP, part, table="methods"))
-    assert table.rows[1][0] == "lenet_300_100 on digits, examples fraction (amount 0.5)"
+    part = replace(
+        IMP, name="part", path=Path("part"), recipe={**IMP.recipe, "examples": {"first": {"count": 9}}}
+    )
+    found = methods(compared(IMP, part))
+    assert sorted(spot.summary.run.name for row in found.rows for spot in row.spots.values()) == [
+        *["imp"] * len(found.rows[0].spots),
+        *["part"] * len(found.rows[1].spots),
+    ]
+
+
+@pytest.mark.parametrize("more", [{"examples": {"without_improved": {"run": "imp"}}}, {"replicate": 1}])
+def test_retrainings_are_no_methods_and_are_counted(more):
+    again = [
+        replace(ALONE, name=f"again-{n}", path=Path(f"again-{n}"), recipe={**ALONE.recipe, **more})
+        for n in range(2)
+    ]
+    made = compared(again[0], IMP, again[1], table="methods")
+    [row] = methods(made).rows
+    assert {spot.summary.run.name for spot in row.spots.values()} == {"imp"}
+    [table] = tables(made)
+    assert [note for note in table.notes if "left out" in note] == [
+        "left out: 2 runs that are retrainings, of another replicate or without some of the examples"
+    ]
+    [plain] = tables(
+        compared(replace(IMP, recipe={**IMP.recipe, "replicate": 0, "examples": "all"}), table="methods")
+    )
+    assert not any("left out" in note for note in plain.notes)
+    with pytest.raises(NotComparable, match="every run has a 'replicate' or leaves 'examples' out"):
+        tables(compared(*again, table="methods"))
+
+
+def test_an_optimum_chosen_by_the_test_set_is_said_to_be_optimistic():
+    [table] = tables(compared(IMP, table="methods"))
+    optimistic = "optimal: lowest mean test error; chosen by the test set itself, so its value is optimistic"
+    assert optimistic in table.notes
+    validated = stored("validated", [[3.0, 2.0]], validation_error=[[3.0, 2.0]])
+    [table] = tables(compared(validated, table="methods"))
+    assert "optimal: lowest mean validation error" in table.notes
+    assert optimistic not in table.notes
 
 
 def test_what_was_not_trained_alike_or_stands_in_no_row_is_said():
@@ -217,6 +252,18 @@ def test_one_seed_has_differences_and_no_verdict():
     )
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert row["pruning - dense"] == "-1.00"
+
+
+def test_a_run_that_shares_no_seed_has_one_note_of_it():
+    other = replace(LONGER, seeds=(7, 8))
+    found = compared(IMP, reference=Reference(summarize(other), "same"))
+    notes = [note for table in tables(found) for note in table.notes if "seed" in note and "mean" not in note]
+    assert "no seed in common with longer: nothing is compared" in notes
+    assert not any("want of a partner" in note for note in notes)
+    some = compared(IMP, reference=Reference(summarize(replace(LONGER, seeds=(1, 8))), "same"))
+    said = " ".join(note for table in tables(some) for note in table.notes)
+    assert "want of a partner: seeds 0, 8" in said
+    assert "in common" not in said
 
 
 CLEAN_LOSS, NOISY_LOSS = [[0.1, 0.2, 0.3], [0.1, 0.2, 0.5]], [[0.2, 1.2, 2.3], [0.3, 1.2, 2.7]]
@@ -296,3 +343,18 @@ def test_the_command_tabulates_what_it_is_asked_for(tmp_path):
         assert one["gap"]["mean"] == pytest.approx(noisy - clean)
     refused = CliRunner().invoke(app, [*command, "--table", "methods", "--against", "imp"])
     assert (refused.exit_code, "leave one of them out" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("seed", "count", "message"),
+    [
+        (0, 5, "the scores are of 4 training examples; the run has 5"),
+        (7, 4, "there are no scores of seed 7"),
+        (1, 4, "the scores of seed 1 are of another label draw"),
+    ],
+)
+def test_a_score_store_that_does_not_fit_is_said_of_runs_and_seed(seed, count, message):
+    scores = store_of([[0, 1, 2, 3]] * 2, labels=np.array([[0, 1, 2, 3], [0, 1, 2, 9]]), clean=False)
+    sides = [(Side(name, 0), {seed: seed_examples([0.0] * count)}) for name in ("one", "other")]
+    with pytest.raises(NotComparable, match=f"^one and other, seed {seed}: {message}"):
+        subgroups(*sides, scores, "el2n", 2)

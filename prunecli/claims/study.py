@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunecli.compare import Compared, Level, Summary
-from prunecli.methods import benchmark_of, equal_key, fraction_of, method, name_of, options_of, training
+from prunecli.methods import (
+    benchmark_of,
+    equal_key,
+    fraction_of,
+    is_retraining,
+    method,
+    name_of,
+    options_of,
+    training,
+)
 from prunecli.subgroups import Subgroups
 
 Grouper = Callable[[Summary, int, Summary, int, int], Subgroups]
@@ -145,7 +154,7 @@ def is_imp(summary: Summary) -> bool:
 
 def _benchmark(group: Sequence[Summary]) -> Benchmark:
     found = benchmark_of(group[0])
-    again = [one for one in group if _is_retraining(one)]
+    again = [one for one in group if is_retraining(one)]
     runs = [one for one in group if one not in again]
     pruned = [one for one in runs if method(one) == "pruning"]
     imp = [one for one in pruned if is_imp(one)]
@@ -161,11 +170,6 @@ def _benchmark(group: Sequence[Summary]) -> Benchmark:
     )
 
 
-def _is_retraining(summary: Summary) -> bool:
-    recipe = summary.run.recipe
-    return bool(recipe.get("replicate", 0)) or recipe.get("examples", "all") != "all"
-
-
 def _retraining(summary: Summary) -> Retraining:
     choice = summary.run.recipe.get("examples", "all")
     return Retraining(name_of(choice), options_of(choice), summary)
@@ -173,8 +177,9 @@ def _retraining(summary: Summary) -> Retraining:
 
 def _training(summary: Summary) -> dict[str, Any]:  # Any: a recipe's values
     """What the runs of a benchmark have in common beside model, data and labels."""
-    own = ("examples", "replicate", "equal_steps")
-    return {key: value for key, value in training(summary.run.recipe).items() if key not in own}
+    own = ("examples", "replicate", "equal_steps") if is_retraining(summary) else ("replicate",)
+    beside = training(summary.run.recipe)
+    return {"examples": "all", "equal_steps": False, **{key: beside[key] for key in beside if key not in own}}
 
 
 def _family(found: Mapping[str, Any]) -> str:  # Any: a recipe's values

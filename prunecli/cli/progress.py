@@ -129,6 +129,8 @@ def _as_json(event: Event) -> None:
 
 
 def _failures_only(event: Event) -> None:
+    if isinstance(event, Said) and event.informational:
+        return
     if isinstance(event, (SeedFailed, Said)) and (message := _message(event)):
         _say_lines(message)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunecli.cli import output
-from prunecli.errors import StorageError, UsageError, shown, suggest
+from prunecli.errors import StorageError, UsageError, shown
 
 if TYPE_CHECKING:
     from prunecli.experiment import Experiment
@@ -119,7 +119,9 @@ def ls(
 ) -> None:
     """List what there is: recipes, models, datasets, criteria, stages, schedules and so on."""
     del verbose
-    rows = [(name, about) for name, about in _listed(kind) if pattern in name]
+    from prunecli.cli.listing import listed
+
+    rows = listed(kind, pattern)
     if json:
         output.print_json([{"name": name, "about": about} for name, about in rows])
         return
@@ -194,22 +196,6 @@ def schema(verbose: output.Verbose = False) -> None:
     from prunecli.recipe.json_schema import json_schema
 
     output.print_json(json_schema())
-
-
-def _listed(kind: str) -> list[tuple[str, str]]:
-    from prunecli.recipe import library
-
-    if kind == "recipes":
-        return [(name, library.about(name)) for name in library.names()]
-    import prunecli.catalog  # noqa: F401  (registers what there is)
-    from prunecli.registry import Registry
-
-    if not kind:
-        counts = [(name, f"{len(registry)} of them") for name, registry in sorted(Registry.all.items())]
-        return [("recipes", f"{len(library.names())} of them"), *counts]
-    if kind not in Registry.all:
-        raise UsageError(f"there are no '{kind}' to list{suggest(kind, ['recipes', *Registry.all])}")
-    return [(entry.name, entry.summary) for entry in Registry.all[kind].entries()]
 
 
 def _plan_lines(plan: PlannedRun) -> Iterator[str]:

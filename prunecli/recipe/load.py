@@ -106,8 +106,10 @@ def load_text(
         mistakes += [mistake for mistake in binder.mistakes if mistake not in known]
         known.update(binder.mistakes)
         if isinstance(bound, dict):
-            experiment = Experiment(**bound).pinned(places or Places())
-            points.append(Point(folder_name(stem + suffix), experiment, point))
+            experiment = Experiment(**bound)
+            # Of a recipe with mistakes nothing is looked for: they are what has to be told.
+            found = experiment if mistakes else experiment.pinned(places or Places())
+            points.append(Point(folder_name(stem + suffix), found, point))
     if not mistakes:
         mistakes += _twice(points, sweep) + _too_long(points, sweep)
     mistakes += [mistake for point in points for mistake in lost_weights(point.experiment)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from prunecli.compare import Compared, Level, Summary
 from prunecli.errors import NotComparable
+from prunecli.methods import is_retraining, method
 from prunecli.report.figure_methods import methods_of, panels_of, setting_of
 from prunecli.report.marks import mark
 from prunecli.subgroups import Side, Subgroups
@@ -105,12 +107,12 @@ def _fitting(compared: Compared) -> str:
 
 def _density(compared: Compared) -> Drawing:
     """A metric against weights remaining (Jin et al., 2022, Figures 1a, 3, 6 and 7)."""
-    return _of_curves(compared, "density", {compared.metric: ""}, WEIGHTS, _weights)
+    return _of_paths(compared, "density", WEIGHTS, _weights)
 
 
 def _epochs(compared: Compared) -> Drawing:
     """A metric against the epochs trained in all (Jin et al., 2022, Figure 1)."""
-    return _of_curves(compared, "epochs", {compared.metric: ""}, "epochs trained", _spent)
+    return _of_paths(compared, "epochs", "epochs trained", _spent)
 
 
 def _parts(compared: Compared) -> Drawing:
@@ -127,12 +129,36 @@ class _Placed:
     messages: tuple[str, ...] = ()
 
 
+_Place = Callable[[Summary, Sequence[Summary]], _Placed]
+
+
+def _of_paths(compared: Compared, name: str, x: str, place: _Place) -> Drawing:
+    """The metric along the levels of the runs; single points that only hide others are left out."""
+    points = dict(_points(compared.summaries))
+    rest = tuple(one for one in compared.summaries if one.run.path not in points)
+    made = _of_curves(replace(compared, summaries=rest), name, {compared.metric: ""}, x, place)
+    return replace(made, messages=(*points.values(), *made.messages))
+
+
+def _points(summaries: Sequence[Summary]) -> Iterator[tuple[Path, str]]:
+    """The runs of one level that a figure of whole paths has no place for, each with what is to be said."""
+    for panel in panels_of(summaries):
+        paths = [summary for summary in panel if len(summary.levels) > 1 and summary.dense is not None]
+        pruned = any(method(summary) == "pruning" for summary in paths)
+        for summary in panel:
+            run = summary.run
+            if len(summary.levels) == 1 and is_retraining(summary):
+                yield run.path, f"{run.name}: left out, for it is a retraining of a single level"
+            elif len(summary.levels) == 1 and pruned and method(summary) == "dense":
+                yield run.path, f"{run.name}: left out, for its panel has the dense level of a pruned run"
+
+
 def _of_curves(
     compared: Compared,
     name: str,
     metrics: Mapping[str, str],
     x: str,
-    place: Callable[[Summary, Sequence[Summary]], _Placed],
+    place: _Place,
 ) -> Drawing:
     summaries = [one for one in compared.summaries if all(map(one.has, metrics))]
     methods = methods_of(summaries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from prunecli.compare import Compared
+from prunecli.compare import GENERALIZATION, Compared
 from prunecli.methods import OTHERS, Method, Methods, Row, Spot, methods, training
 from prunecli.report.cells import NONE, Table
 from prunecli.report.numbers import difference_json, interval, signed, spread, statistic_json, verdict_notes
@@ -55,6 +55,12 @@ def methods_records(compared: Compared) -> list[dict[str, Any]]:  # Any: JSON
         }
         for row in methods(compared).rows
     ]
+
+
+def optimal_note(metric: str) -> str:
+    """What the optimal level was chosen by."""
+    optimistic = "; chosen by the test set itself, so its value is optimistic"
+    return f"optimal: lowest mean {metric.replace('_', ' ')}{optimistic if metric in GENERALIZATION else ''}"
 
 
 def _cells(row: Row, decimals: str) -> dict[str, str]:
@@ -112,6 +118,8 @@ def _notes(compared: Compared, found: Methods) -> Iterator[str]:
         yield from _unpaired(row)
     for summary in found.left_out:
         yield f"{summary.run.name}: left out, another run of its method comes first"
+    if count := len(found.retrainings):
+        yield f"left out: {count} runs that are retrainings, of another replicate or without some of the examples"
     yield (
         f"pruning - others: paired over the seeds that both have, ± sd, with the {100 * compared.confidence:.6g}% "
         "interval and the verdict"
@@ -121,7 +129,7 @@ def _notes(compared: Compared, found: Methods) -> Iterator[str]:
     for metric in dict.fromkeys(
         one.optimal.selected_by for row in found.rows for one in row.summaries if one.optimal
     ):
-        yield f"optimal: lowest mean {metric.replace('_', ' ')}"
+        yield optimal_note(metric)
 
 
 def _unlike(row: Row) -> Iterator[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from prunecli.compare import GENERALIZATION, SIGNIFICANCE, Compared, Level, Summary
+from prunecli.compare import SIGNIFICANCE, Compared, Level, Summary
 from prunecli.report.cells import NONE, Table
 from prunecli.report.claims import claims_table
 from prunecli.report.classes import class_table
 from prunecli.report.label_parts import parts_table
 from prunecli.report.marks import mark
-from prunecli.report.methods import methods_table
+from prunecli.report.methods import methods_table, optimal_note
 from prunecli.report.numbers import verdict_notes
 from prunecli.report.subgroups import subgroup_table
 from prunecli.report.words import describe, differences
@@ -190,8 +190,7 @@ def _footnotes(compared: Compared) -> Iterator[str]:
             "of the run"
         )
     for metric in sorted({summary.optimal.selected_by for summary in compared.summaries if summary.optimal}):
-        optimistic = "; chosen by the test set itself, so its value is optimistic"
-        yield f"optimal: lowest mean {_name(metric)}{optimistic if metric in GENERALIZATION else ''}"
+        yield optimal_note(metric)
     if any(summary.sparsest_better is not None for summary in compared.summaries):
         yield "sparsest better: the sparsest level with a lower test error than the dense level, by that rule"
     if any(summary.sparsest_better_corrected is not None for summary in compared.summaries):
@@ -222,6 +221,10 @@ def _excluded(summary: Summary) -> Iterator[str]:
 
 
 def _unpaired(compared: Compared, summary: Summary) -> Iterator[str]:
+    other = compared.reference.summary.run if compared.reference else None
+    if other and set(summary.run.seeds).isdisjoint(other.seeds):
+        yield f"no seed in common with {other.name}: nothing is compared"
+        return
     levels_without: dict[tuple[int, ...], list[int]] = {}
     for level in summary.levels:
         if seeds := compared.difference(summary, level, compared.metric).unpaired:

@@ -448,6 +448,7 @@ def _plan(folder: Path, name: str, text: str) -> dict[str, object]:
     from prunecli import plan
     from prunecli.cli.recipes import load_recipe, make_settings
     from prunecli.errors import PrunecliError
+    from prunecli.places import Places
 
     path = folder / "recipes" / f"{re.sub('[^a-z]', '-', name)}.yaml"
     for word in ("outside", "recipes", "root"):
@@ -459,7 +460,7 @@ def _plan(folder: Path, name: str, text: str) -> dict[str, object]:
     signal.alarm(SECONDS)  # the end of the child where a case hangs: its output then lacks the case
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            recipe = load_recipe(str(path), (), "", allow_code=False)
+            recipe = load_recipe(str(path), (), "", Places(), allow_code=False)
             settings = make_settings(folder / "work/runs", "cpu", None, download=False, source=recipe.source)
             plans = plan.make_plan(recipe, settings, timed=False)
             missing = [one.missing for one in plans if one.missing]
