@@ -398,7 +398,8 @@ CHOSEN: dict[str, tuple[dict[str, Any], list[bool]]] = {  # Any: options are of 
 }
 
 
-@pytest.mark.parametrize("name", examples)
+# Those that ask for more than a number refer to a run: test_run_examples has them.
+@pytest.mark.parametrize("name", [name for name in examples if examples[name].needs == ("size",)])
 def test_a_choice_of_examples_marks_those_kept(name: str) -> None:
     options, kept = CHOSEN[name]
     marks = Choice("examples", name, options)(6)

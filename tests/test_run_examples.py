@@ -20,6 +20,7 @@ from prunecli.places import Places
 from prunecli.recipe.library import path_of
 from prunecli.recipe.load import load, load_text
 from prunecli.recipe.writing import dump
+from prunecli.registry import examples
 from prunecli.runs import Settings, run_digest
 
 CLEAN = (
@@ -122,6 +123,11 @@ def test_the_control_leaves_out_as_many_of_the_training_examples_at_random(folde
         assert (counts[0] == counts[1]) == stratified
         seen.append(others)
     assert not np.array_equal(*seen)
+
+
+def test_every_choice_that_asks_for_more_than_a_number_is_tried_here():
+    asking = {name for name in examples if examples[name].needs != ("size",)}
+    assert asking == {"without_improved", "without_harmed", "without_misclassified", "without_random"}
 
 
 def test_a_recipe_is_filled_in_with_what_the_run_says(folder):

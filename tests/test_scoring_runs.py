@@ -211,7 +211,7 @@ def test_what_was_kept_under_other_conditions_is_not_gone_on_from(made, tmp_path
 
 def test_a_killed_command_goes_on_from_what_it_kept(folder):
     """What a process leaves that could not clear up: its locks, half-written files, and slots."""
-    words = [sys.executable, "-m", "prunecli", "score", "small.yaml", FEW, "epochs=90", "--epoch", "90"]
+    words = [sys.executable, "-m", "prunecli", "score", "small.yaml", FEW, "epochs=400", "--epoch", "400"]
     words += ["--runs-per-seed", "1", "learning_rate=0.01"]
     process = subprocess.Popen([*words, "--checkpoint", "0"], stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
