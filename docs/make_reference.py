@@ -35,8 +35,8 @@ SCOPES = {
 }
 CLAIMS = """
 `prunecli compare RUN… --claims jin2022 --groups SCORES…` sets each claim beside what the runs show: *holds*, *does not
-hold*, *undecided* or *cannot be tested*. The rules were written down before the runs that they are tried on; nothing is
-tuned to make one hold.
+hold*, *undecided* or *cannot be tested*. The first rules were written down before any run; what was changed after a
+first reading of runs is told in [the study on digits](jin2022_digits.md). Nothing is tuned to make one hold.
 
 - Runs are sorted into benchmarks by model, data and labels. On each there may be IMP with learning-rate rewinding,
   extended dense training, a width series, other pruning algorithms, and retrainings that leave examples out.

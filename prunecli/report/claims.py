@@ -24,7 +24,7 @@ def claims_table(compared: Compared) -> Table:
     order = [one.number for one in compared.claims]
     columns = ("claim", "the paper says", "tested on", "answer", "measured")
     return Table(
-        "the paper's claims, by rules written down before the runs (docs/claims.md)",
+        "the paper's claims, by the rules of docs/claims.md",
         columns,
         tuple(sorted(rows, key=lambda row: order.index(row[0]))),
         tuple(_notes(compared)),
