@@ -22,7 +22,7 @@ Raises:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, and the rule, written down before it was tried, by which it holds here or does not."""
+    """What a paper says, and the rule by which it holds here or does not."""
 
     number: str
     text: str
