@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prunecli.cli.app import app
+from prunecli.cli.groups import Grouping, scores_for
 from prunecli.engine import carry_out_all
 from prunecli.errors import NotComparable
 from prunecli.recipe.load import load_text
@@ -195,6 +196,35 @@ def test_the_interval_is_of_the_confidence_that_is_asked_for(studied):
         low, high = json.loads(done.stdout)["subgroups"][0]["groups"][0]["interval"]
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(12.706, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--claims", "jin2021"], "--claims jin2021: unknown; known: jin2022; did you mean 'jin2022'?"),
+        (
+            ["--claims", "jin2022", "--metric", "test_loss"],
+            "--metric test_loss: --claims sets each claim's own runs",
+        ),
+        (
+            ["--claims", "jin2022", "--against", "small:0"],
+            "--against small:0: --claims sets each claim's own runs",
+        ),
+    ],
+)
+def test_claims_that_cannot_be_asked_for_are_refused(studied, more, said):
+    done = compared(studied, *more)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.split())
+
+
+def test_claims_go_by_scores_of_the_runs_own_model_alone(studied):
+    (path,) = (studied / "runs").glob("small-*")
+    run, examples = read_run(path), read_examples(path, [0])
+    grouping = Grouping((studied / "scores.h5",))
+    assert scores_for(run, examples, grouping)[1] == "loss"
+    with pytest.raises(NotComparable, match="no scores of its model: --groups has no title"):
+        scores_for(run, examples, grouping, own_model=True)
 
 
 def test_parts_are_read_like_stores(studied, tmp_path):

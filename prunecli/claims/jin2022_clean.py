@@ -52,9 +52,8 @@ def pruned_is_extended(study: Study, ones: Ones) -> Found:
     if len(found) < len(levels):
         raise NotComparable(f"extended training has levels of equal epochs for {len(found)} of {len(levels)}")
     each = [answers.within(one, MARGIN) for one in found]
-    return answers.all_of(
-        each
-    ), f"{each.count('holds')} of {len(each)} levels lie within it; {spread_told(found)}"
+    shown = f"{each.count('holds')} of {len(each)} levels lie within it; {spread_told(found)}"
+    return answers.all_of(each), shown
 
 
 @claim(
