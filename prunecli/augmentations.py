@@ -32,7 +32,16 @@ Ratio = Annotated[
 def flip(images: Tensor, draw: Draw, *, p: Annotated[float, Field(ge=0, le=1)] = 0.5) -> Tensor:
     """Mirrors an image (of B, C, H, W) from left to right with probability `p`."""
     mirrored = (draw.uniform("flip") < p).view(-1, 1, 1, 1)
-    return torch.where(mirrored, images.flip(-1), images)
+    whole = _whole_rows(images.contiguous())
+    return torch.where(mirrored, images.flip(-1).view(whole.dtype), whole).view(images.dtype)
+
+
+def _whole_rows(images: Tensor) -> Tensor:
+    """The same memory as the widest integers that a row holds: choosing between bytes takes several times as long."""
+    for width, wide in ((8, torch.int64), (4, torch.int32), (2, torch.int16)):
+        if images.dtype == torch.uint8 and images.shape[-1] % width == images.storage_offset() % width == 0:
+            return images.view(wide)
+    return images
 
 
 @augmentations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -13,6 +13,7 @@ from prunecli.datasets.values import Dataset
 from prunecli.errors import Mistake, UsageError, suggest
 from prunecli.experiment import Experiment
 from prunecli.labels import check_labels
+from prunecli.memory_formats import FORMATS, laid_out, quickest
 from prunecli.models.parameters import prunable_names
 from prunecli.randomness import key
 from prunecli.selections import validation_split
@@ -36,7 +37,24 @@ class Targets:
         return self.used != self.clean
 
 
-MEMORY_FORMATS = {"contiguous": "contiguous_format", "channels_last": "channels_last"}
+def settled(experiment: Experiment, task: Task, device: torch.device) -> Experiment:
+    """The experiment with memory format and precision chosen where the recipe leaves them to us.
+
+    Networks with 2-d convolutions train in bfloat16 on a GPU, everything else in float32; for the memory format see
+    `memory_formats.quickest`. What is chosen becomes a part of the recipe, and so of the run's name.
+    """
+    if "auto" not in (experiment.precision, experiment.memory_format):
+        return experiment
+    model = build(
+        replace(experiment, precision="float32", memory_format="contiguous"), task, 0, torch.device("cpu")
+    )
+    memory_format = quickest(model, task, device)
+    if experiment.memory_format == "auto":
+        experiment = replace(experiment, memory_format=memory_format)
+    if experiment.precision == "auto":
+        low = device.type == "cuda" and memory_format != "contiguous"
+        experiment = replace(experiment, precision="bfloat16" if low else "float32")
+    return experiment
 
 
 def manner_of(experiment: Experiment) -> Manner:
@@ -45,7 +63,7 @@ def manner_of(experiment: Experiment) -> Manner:
         experiment.label_smoothing,
         experiment.gradient_clipping,
         torch.bfloat16 if experiment.precision == "bfloat16" else None,
-        getattr(torch, MEMORY_FORMATS[experiment.memory_format]),
+        FORMATS[experiment.memory_format],
         bool(experiment.own_code),
     )
 
@@ -134,8 +152,7 @@ def build(experiment: Experiment, task: Task, key: int, device: torch.device) ->
             )
         experiment.initialization(model)
         _check_shapes(experiment.model.name, model, task)
-    # torch's overloads of `to` know tensors, not modules, for memory formats.
-    return model.to(device, memory_format=getattr(torch, MEMORY_FORMATS[experiment.memory_format]))  # type: ignore[call-overload,no-any-return]
+        return laid_out(model, experiment.memory_format, task, device)
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ SIGNIFICANCE = 0.05
 """How often a family of tests may find something where there is nothing."""
 DIVERGED = "diverged"
 """The metric that is 1 where a seed diverged: levels carry it as a mark."""
+_NONE = statistic(())
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Level:
 
     def statistic(self, metric: str) -> Statistic:
         """The metric over the run's seeds; of no values where there is no such metric."""
-        return self.metrics.get(metric, statistic(()))
+        return self.metrics.get(metric, _NONE)
 
     def value(self, name: str) -> float | None:
         """A metric's mean over seeds, or `density` or `spent`; None where there is none."""
@@ -142,6 +143,10 @@ class Compared:
     claims: tuple[Tested, ...] = ()
     table: Literal["levels", "methods", "parts", "claims"] = "levels"
     """What is tabulated."""
+    _found: dict[tuple[int, int, str], tuple[Summary, Comparison | None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Comparisons made before, with the summaries that they are of: a table asks for each several times."""
 
     def reference_of(self, summary: Summary) -> Reference:
         """What this run's levels are compared with."""
@@ -161,6 +166,12 @@ class Compared:
 
     def comparison(self, summary: Summary, level: Level, metric: str) -> Comparison | None:
         """This level against its reference; None where there is nothing to compare."""
+        place = (id(summary), level.level, metric)
+        if place not in self._found:
+            self._found[place] = summary, self._compare(summary, level, metric)
+        return self._found[place][1]
+
+    def _compare(self, summary: Summary, level: Level, metric: str) -> Comparison | None:
         reference = self.reference_of(summary)
         other = reference.level(level.level)
         if other is None or metric not in level.metrics or metric not in other.metrics:

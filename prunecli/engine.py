@@ -6,13 +6,15 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from prunecli.determinism import prepare_workspace
 from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, Stopped
+from prunecli.memory import keep_freed
+from prunecli.order import Order
 from prunecli.patience import patiently
 from prunecli.placing import Task, side_by_side
 from prunecli.progress import (
@@ -27,14 +29,17 @@ from prunecli.progress import (
     as_json,
 )
 from prunecli.recipe.load import Recipe
-from prunecli.runs import Prepared, Settings, check_room, header_of, prepare, write_run_files
+from prunecli.reuse import reused
+from prunecli.runs import Prepared, Settings, header_of, prepare, write_run_files
 from prunecli.seeds import carry_out_seed
 from prunecli.stopping import Stop, flagged
 from prunecli.store.folder import RunFolder
 from prunecli.store.lock import locked
 from prunecli.store.run_file import read_run_json
 from prunecli.store.sealing import make_folder
+from prunecli.together.carrying import attempted
 from prunecli.training import denormals_flushed
+from prunecli.workers import check_room, chosen, pieces
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,17 @@ def carry_out_all(recipe: Recipe, settings: Settings, tell: Listener) -> list[Fi
     """
     tell = _logged(tell, settings.runs)
     prepare_workspace()
+    keep_freed()
     with ExitStack() as until_the_end:
         until_the_end.enter_context(denormals_flushed())
         prepared = _prepared(recipe, settings, tell)
         stop = until_the_end.enter_context(flagged())
-        tell(Planned(len(prepared), sum(_epochs_ahead(run) for run in prepared)))
+        tell(Planned(len(prepared), sum(_epochs_ahead(run, settings) for run in prepared)))
         begun = [_begin(run, recipe, settings, tell, stop, until_the_end) for run in prepared]
-        if short := check_room([(one.run, len(one.missing)) for one in begun if one.missing], settings):
+        settings = _with_workers(begun, settings, tell)
+        room = [(one.run, len(one.missing)) for one in begun if one.missing]
+        together = [seeds for run, seeds in room if run.experiment.batched_seeds]
+        if short := check_room(room, settings, max([settings.workers or 1, *together])):
             tell(Said(short))
         failures: list[dict[int, str]] = [{} for _ in begun]
         waiting = [set(one.missing) for one in begun]
@@ -253,21 +262,44 @@ def _end(
     return Finished(run.folder, failures, complete)
 
 
+def _with_workers(begun: Sequence[_Begun], settings: Settings, tell: Listener) -> Settings:
+    """The settings with how many seeds go on side by side, chosen where nobody said."""
+    ahead = [(one.run, _epochs_of(one.run, seed, settings)) for one in begun for seed in one.missing]
+    found = chosen(ahead, settings)
+    if settings.workers is None and (count := pieces(ahead)) > 1:
+        what = "seeds" if count == len(ahead) else "pieces of work"
+        said = f"{found.count} of {count} {what} side by side: {found.why} (--workers N chooses)"
+        tell(Said(said, informational=True))
+    return replace(settings, workers=found.count)
+
+
 def _attempted(
     prepared: Sequence[Prepared], tasks: Sequence[Task], settings: Settings, tell: Listener, stop: Stop
 ) -> Iterator[tuple[Task, str]]:
     """Each task with why it failed, or nothing, as they end."""
-    if settings.workers > 1 and len(tasks) > 1:
-        points = [run.point for run in prepared]
-        yield from side_by_side(points, tasks, settings, carry_out_seed, tell, stop)
+    if any(prepared[number].experiment.batched_seeds for number, _ in tasks):
+        yield from attempted(prepared, tasks, settings, tell, stop)
+    elif settings.workers != 1 and len(tasks) > 1:
+        points, order = [run.point for run in prepared], Order(prepared, tasks, settings)
+        done = side_by_side(
+            points, tasks, settings, carry_out_seed, order.hearing(tell), stop, order.may_begin
+        )
+        for task, why in done:
+            order.ended.add(task)
+            yield task, why
     else:
         for number, seed in tasks:
             stop.check()
             yield (number, seed), carry_out_seed(prepared[number], seed, settings, tell, stop)
 
 
-def _epochs_ahead(run: Prepared) -> float:
+def _epochs_ahead(run: Prepared, settings: Settings) -> float:
     have = _whole(run.folder)
-    ends = [0.0, *(foreseen.outlook.spent for foreseen in run.foreseen)]
     todo = [seed for seed in run.experiment.seeds if seed not in have]
-    return sum(ends[run.limit] - ends[min(run.limit, len(run.folder.chain(seed).parts))] for seed in todo)
+    return sum(_epochs_of(run, seed, settings) for seed in todo)
+
+
+def _epochs_of(run: Prepared, seed: int, settings: Settings) -> float:
+    """The epochs that a seed still has to be trained for, as far as what is stored tells now."""
+    whole = run.foreseen[run.limit - 1].outlook.spent
+    return max(0.0, whole - sum(one.epochs for one in reused(run, seed, settings)))

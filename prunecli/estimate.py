@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from prunecli import masks
-from prunecli.building import build, manner_of
+from prunecli.building import build, manner_of, settled
 from prunecli.experiment import Experiment
-from prunecli.lab import EVALUATION_BATCH
+from prunecli.lab import evaluation_batch
 from prunecli.task import Task
 from prunecli.training import Batch, fit, outcomes
 
@@ -33,6 +33,7 @@ class Cost:
 def measure_cost(experiment: Experiment, task: Task, device: torch.device) -> Cost:
     """The cost on this machine, the data's own reading left out; that of large batches is scaled up."""
     torch.set_num_threads(experiment.threads)
+    experiment = settled(experiment, task, device)
     manner = manner_of(experiment)
     model = build(experiment, task, 0, device)
     optimizer = experiment.optimizer(dict(model.named_parameters()))
@@ -46,9 +47,8 @@ def measure_cost(experiment: Experiment, task: Task, device: torch.device) -> Co
     def evaluate(size: int) -> None:
         outcomes(model, [_random_batch(task, size, device)], manner)
 
-    return Cost(
-        _seconds(train, experiment.batch_size), _seconds(evaluate, EVALUATION_BATCH) / EVALUATION_BATCH
-    )
+    evaluated = evaluation_batch(device)
+    return Cost(_seconds(train, experiment.batch_size), _seconds(evaluate, evaluated) / evaluated)
 
 
 def _seconds(work: Callable[[int], None], size: int) -> float:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from prunecli.datasets.values import Augment
 from prunecli.errors import Diverged, UsageError, suggest
-from prunecli.lab import EVALUATION_BATCH, Lab, Pause, allocating
+from prunecli.lab import Lab, Pause, allocating
 from prunecli.masks import Tensors
 from prunecli.memory import in_words
 from prunecli.randomness import key
@@ -24,6 +24,9 @@ from prunecli.schedules import Schedule
 from prunecli.scores import EPOCH, EPOCHS, RUNS
 from prunecli.state import State
 from prunecli.training import Manner, forward, load_, seed_, undisturbed
+
+SCORED_AT_ONCE = 128
+"""Examples in a batch, whatever the device: in training mode BatchNorm sees it."""
 
 Mode = Literal["evaluation", "training"]
 """Whether BatchNorm and dropout work as when a network is used, or as when it is trained."""
@@ -225,7 +228,7 @@ def epochs_seen(score: Choice, last: float) -> Sequence[float]:
 
 
 def _batches(examples: int, mode: Mode) -> list[Tensor]:
-    batches = list(torch.split(torch.arange(examples), EVALUATION_BATCH))
+    batches = list(torch.split(torch.arange(examples), SCORED_AT_ONCE))
     if mode == "training" and len(batches) > 1 and len(batches[-1]) == 1:
         # BatchNorm has no statistics of a single example.
         batches[-2:] = [torch.cat(batches[-2:])]

@@ -82,12 +82,16 @@ class Experiment:
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gradient_clipping: Annotated[float, Field(gt=0)] | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last", "mixed"] = "auto"
+    loop: Annotated[Literal["fast", "plain"], Later()] = "fast"
+    """Whether what gives the same results sooner is done: see `building.settled`, `folding`, `captured`."""
     determinism: Literal["exact", "seeded", "fast"] = "seeded"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     prunable: Prunable = field(default_factory=Prunable)
     seeds: Annotated[Seeds, NoResult()] = field(default_factory=lambda: [0, 1, 2])
+    batched_seeds: Annotated[bool, Later()] = False
+    """Whether the seeds of a fully connected network train together, which is sooner but for last digits."""
     replicate: Annotated[int, Field(ge=0, lt=2**31), Later()] = 0
     """Which drawing of initialization and order the seeds get: 0 is the first, and all share their seed's labels."""
     procedure: Annotated[list[StageChoice], Field(min_length=1)]

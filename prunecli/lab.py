@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunecli import masks
-from prunecli.building import TRAINING, VALIDATION, Targets, build, chosen_names, make_targets, manner_of
+from prunecli.building import (
+    TRAINING,
+    VALIDATION,
+    Targets,
+    build,
+    chosen_names,
+    make_targets,
+    manner_of,
+    settled,
+)
+from prunecli.captured import Record, recorder
 from prunecli.datasets.values import Augment, Dataset, Split
 from prunecli.errors import Diverged, OutOfMemory, UsageError
 from prunecli.experiment import Experiment
+from prunecli.machinery import Machinery
 from prunecli.progress import EpochSeen
 from prunecli.randomness import drawing, key, permutation
 from prunecli.registry import Choice
 from prunecli.schedules import Schedule
 from prunecli.state import Outcomes, State
+from prunecli.together.chain import check_together
 from prunecli.training import (
     Batch,
     Manner,
     Step,
+    Tally,
     copied,
     fit,
     load_,
@@ -34,11 +47,18 @@ from prunecli.training import (
     slots_of,
 )
 
-EVALUATION_BATCH = 128
+EVALUATION_BATCH = {"cpu": 128, "cuda": 2048}
+"""Examples that are evaluated at once: on a CPU what is between layers is to stay in its caches."""
+FOLDED_FROM = 2048
+"""Examples of a split from which on folding BatchNorms pays."""
 Watch = Callable[[EpochSeen], None]
 Pause = Callable[[Callable[[], State], int], None]
 """Called wherever work can be interrupted, with what makes the state so far and the steps of this training that it
 has taken; it may keep that state, and may raise Stopped."""
+
+
+Together = Callable[["Lab", State, int, Schedule], State]
+"""Trains a lab's seed with others: from its state after `taken` steps, so many steps at these rates."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +74,17 @@ class Lab:
     targets: Targets
     model: nn.Module
     names: tuple[str, ...]
+    machinery: Machinery
     watch: Watch
     say: Callable[[str], None] = lambda _message: None
     pause: Pause = lambda _now, _steps: None
     taken: int = 0
     """Steps that the next training is past already: the state that it gets has the clocks of the training's start,
     and all else of after those steps."""
+    together: Together | None = None
+    """What trains instead, where several seeds train together."""
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
         return self.batches_in(self._seen_in_an_epoch, self.experiment.batch_size)
@@ -100,35 +123,41 @@ class Lab:
             UsageError: the optimizer changed weights that are dropped.
         """
         state = replace(state, step=state.step + self.taken, spent=state.spent + self.taken)
-        optimizer = self._loaded(state)
+        if self.together is not None:
+            trained = self.together(self, state, steps, rate_at)
+            return _respecting_masks(trained, self.experiment.optimizer.name)
+        optimizer, steps_of = self._loaded(state)
         now = partial(self._now, state, optimizer)
         done, left = 0, steps - self.taken
         while done < left:
             epoch, offset = divmod(state.spent + done, self.steps_per_epoch)
             count = min(left - done, self.steps_per_epoch - offset)
             batches = self._batches(epoch, offset, count, state.step + done, rate_at)
-            taken: list[Step] = []
+            seen = Tally()
             with allocating(f"a training step of batch_size {self.experiment.batch_size}"):
-                for step in fit(self.model, optimizer, batches, state.masks, self.manner):
-                    taken.append(step)
+                for step in steps_of(batches):
+                    seen.add(step)
                     # On a GPU a look at each loss would wait for it: there the epoch's end is early enough.
                     if self.device.type == "cpu" and not math.isfinite(step.loss.item()):
                         break
-                    self.pause(partial(now, done + len(taken)), self.taken + done + len(taken))
-            rate = rate_at(self.epoch(state.step + done + len(taken) - 1))
-            self._check_finite(taken, epoch, offset, rate)
+                    self.pause(partial(now, done + len(seen.sizes)), self.taken + done + len(seen.sizes))
+            rate = rate_at(self.epoch(state.step + done + len(seen.sizes) - 1))
+            self._check_finite(seen, epoch, offset, rate)
             done += count
-            self.watch(self._seen(taken, state.spent + done, count, rate))
+            self.watch(self._epoch_seen(seen, state.spent + done, count, rate))
         return _respecting_masks(now(done), self.experiment.optimizer.name)
 
-    def _loaded(self, state: State) -> Optimizer:
-        """The recipe's optimizer, over the model as the state has it."""
+    def _loaded(self, state: State) -> tuple[Optimizer, Callable[[Iterator[Batch]], Iterator[Step]]]:
+        """The recipe's optimizer, over the model as the state has it, and what takes its steps."""
         parameters = dict(self.model.named_parameters())
         load_(parameters, state.weights)
         load_(dict(self.model.named_buffers()), state.buffers)
+        if (captured := self.machinery.captured) is not None:
+            captured.load_(state.masks, state.optimizer)
+            return captured.optimizer, captured.fit
         optimizer: Optimizer = self.experiment.optimizer(parameters)
         load_slots_(optimizer, parameters, state.optimizer)
-        return optimizer
+        return optimizer, lambda batches: fit(self.model, optimizer, batches, state.masks, self.manner)
 
     def _now(self, state: State, optimizer: Optimizer, steps: int) -> State:
         """The state that the model and the optimizer are in, so many steps after another."""
@@ -142,8 +171,8 @@ class Lab:
             spent=state.spent + steps,
         )
 
-    def _check_finite(self, taken: Sequence[Step], epoch: int, offset: int, rate: float) -> None:
-        losses = torch.stack([step.loss for step in taken])
+    def _check_finite(self, seen: Tally, epoch: int, offset: int, rate: float) -> None:
+        losses = torch.stack(seen.losses)
         wrong = (~losses.isfinite()).nonzero()
         if not len(wrong):
             return
@@ -156,13 +185,9 @@ class Lab:
             f"rate {rate:g}, gradient norm {float(norm):.3g}, first gradient that is not finite: {tensor})"
         )
 
-    def _seen(self, taken: Sequence[Step], spent: int, count: int, rate: float) -> EpochSeen:
-        examples = sum(step.examples for step in taken)
-        loss = sum(step.loss * step.examples for step in taken) / examples
-        wrong = sum(step.wrong for step in taken)
-        return EpochSeen(
-            self.epoch(spent), self.epoch(count), float(loss), 100 * int(wrong) / examples, examples, rate
-        )
+    def _epoch_seen(self, seen: Tally, spent: int, count: int, rate: float) -> EpochSeen:
+        error = 100 * seen.wrong() / seen.examples
+        return EpochSeen(self.epoch(spent), self.epoch(count), seen.mean_loss(), error, seen.examples, rate)
 
     def outcomes(self, state: State, split: Split, labels: Tensor) -> Outcomes:
         """What the state makes of every example of a split, without augmentation.
@@ -173,12 +198,14 @@ class Lab:
         load_(dict(self.model.named_parameters()), state.weights)
         load_(dict(self.model.named_buffers()), state.buffers)
         labels = labels.to(self.device)
-        size = EVALUATION_BATCH
+        size, quicker = evaluation_batch(self.device), None
+        if len(split) >= FOLDED_FROM and (quicker := self.machinery.inference) and self.machinery.folded:
+            self.machinery.folded.load_(state.weights, state.buffers)
         while True:
             batches = self._evaluated(split, labels, size, lambda: state)
             try:
                 with allocating(f"the evaluation of {size} examples"):
-                    return Outcomes(*outcomes(self.model, batches, self.manner))
+                    return Outcomes(*outcomes(self.model, batches, self.manner, quicker))
             except OutOfMemory as error:
                 if size == 1:
                     raise
@@ -195,7 +222,7 @@ class Lab:
             self.pause(now, 0)
             yield batch, labels[index.to(self.device)]
 
-    @property
+    @cached_property
     def manner(self) -> Manner:
         """How the experiment takes its steps."""
         return manner_of(self.experiment)
@@ -206,11 +233,11 @@ class Lab:
         whole, rest = divmod(examples, batch_size)
         return whole + (rest > 1 or (rest == 1 and whole == 0))
 
-    @property
+    @cached_property
     def _training(self) -> Tensor:
         return (self.targets.split == TRAINING).nonzero().squeeze(1)
 
-    @property
+    @cached_property
     def _seen_in_an_epoch(self) -> int:
         counted = (
             self.targets.split != VALIDATION
@@ -237,13 +264,12 @@ class Lab:
         """`count` batches of an epoch from its batch `offset` on; `step` is the first one's place on the schedule."""
         chunks = self._split_batches(self._order(epoch))[offset : offset + count]
         augment = Augment(tuple(self.experiment.augmentation), key("augmentation", self.drawing, epoch))
-        labels = self.targets.used.to(self.device)
+        sizes = [len(chunk) for chunk in chunks]
+        labels = torch.split(self.targets.used[torch.cat(chunks)].to(self.device), sizes)
         images = self.dataset.train.images.batches(chunks, augment, self.device)
-        for number, (batch, index) in enumerate(zip(images, chunks, strict=True)):
+        for number, (batch, target) in enumerate(zip(images, labels, strict=True)):
             rate = rate_at(self.epoch(step + number))
-            yield Batch(
-                batch, labels[index.to(self.device)], rate, key("step", self.drawing, epoch, offset + number)
-            )
+            yield Batch(batch, target, rate, key("step", self.drawing, epoch, offset + number))
 
 
 def make_lab(
@@ -253,10 +279,15 @@ def make_lab(
     device: torch.device,
     watch: Watch = lambda _seen: None,
     say: Callable[[str], None] = lambda _message: None,
+    record: Record | None = None,
 ) -> Lab:
-    """The lab of an experiment and a seed; the dataset is already on the device."""
+    """The lab of an experiment and a seed; the dataset is already on the device. `record` is how steps are recorded."""
+    experiment = settled(experiment, dataset.task, device)
     drawn = drawing(key("replicate", seed, experiment.replicate)) if experiment.replicate else seed
     model = build(experiment, dataset.task, key("initialization", drawn, 0), device)
+    names = chosen_names(experiment, model)
+    if experiment.batched_seeds:
+        check_together(experiment, model, manner_of(experiment))
     return Lab(
         experiment,
         seed,
@@ -265,10 +296,16 @@ def make_lab(
         dataset,
         make_targets(experiment, seed, dataset),
         model,
-        chosen_names(experiment, model),
+        names,
+        Machinery(experiment, model, names, record or recorder(device), say),
         watch,
         say,
     )
+
+
+def evaluation_batch(device: torch.device) -> int:
+    """How many examples are evaluated at once."""
+    return EVALUATION_BATCH.get(device.type, 128)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,24 +84,34 @@ def _kept(masks: Masks, names: Sequence[str]) -> int:
 def _drop(masks: Masks, scores: Tensors, names: Sequence[str], count: int) -> Masks:
     if count == 0:
         return masks
-    _check_ranked(masks, scores, names)
     kept = torch.cat([masks[name].flatten() for name in names])
     flat = torch.cat([scores[name].flatten() for name in names])
-    positions = kept.nonzero().squeeze(1)
-    # Rank, never threshold: tied scores would drop too many or too few.
-    dropped = positions[flat[positions].argsort(stable=True)[:count]]
-    kept[dropped] = False
+    ranked = flat[kept]
+    if bool(ranked.isnan().any()):
+        raise _not_ranked(masks, scores, names)
+    highest = _at_rank(ranked, count - 1)
+    # A threshold alone would drop too many or too few: of those that tie with it, the first go.
+    below, tied = kept & (flat < highest), (kept & (flat == highest)).nonzero().squeeze(1)
+    kept &= ~below
+    kept[tied[: count - int(below.sum())]] = False
     parts = torch.split(kept, [masks[name].numel() for name in names])
     new = {name: part.view_as(masks[name]) for name, part in zip(names, parts, strict=True)}
     return Masks({**masks, **new})
 
 
-def _check_ranked(masks: Masks, scores: Tensors, names: Sequence[str]) -> None:
-    """Raises where a kept weight's score is NaN, which no order ranks; infinite scores are first or last."""
+def _at_rank(scores: Tensor, rank: int) -> Tensor:
+    """The score that so many others come before when all are in order."""
+    if scores.device.type != "cpu":
+        return scores.sort().values[rank]
+    exact = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+    return torch.from_numpy(np.partition(exact.detach().numpy(), rank))[rank].to(scores.dtype)
+
+
+def _not_ranked(masks: Masks, scores: Tensors, names: Sequence[str]) -> Diverged:
+    """What is wrong where a kept weight's score is NaN, which no order ranks; infinite scores are first or last."""
     nan = {name: int(scores[name][masks[name]].isnan().sum()) for name in names}
     found = [
         f"{count:,} of {_kept(masks, [name]):,} scores of '{name}'" for name, count in nan.items() if count
     ]
-    if found:
-        more = f" and of {len(found) - 3} layers more" if len(found) > 3 else ""
-        raise Diverged(f"{', '.join(found[:3])}{more} are NaN, so no weights can be ranked")
+    more = f" and of {len(found) - 3} layers more" if len(found) > 3 else ""
+    return Diverged(f"{', '.join(found[:3])}{more} are NaN, so no weights can be ranked")

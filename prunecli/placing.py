@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from prunecli.cores import share
 from prunecli.errors import SomeFailed, Stopped
 from prunecli.experiment import digest
+from prunecli.memory import keep_freed
 from prunecli.progress import Listener
 from prunecli.recipe.load import Point
 from prunecli.runs import Prepared, Settings, prepare_point
@@ -60,15 +62,29 @@ _read: dict[str, Prepared] = {}
 
 
 def side_by_side(
-    points: Sequence[Point], tasks: Sequence[Task], settings: Settings, work: Work, tell: Listener, stop: Stop
+    points: Sequence[Point],
+    tasks: Sequence[Task],
+    settings: Settings,
+    work: Work,
+    tell: Listener,
+    stop: Stop,
+    ready: Callable[[Task], bool] = lambda _task: True,
 ) -> Iterator[tuple[Task, str]]:
-    """Each task with what `work` gives for it, in the order in which they end.
+    """Each task with what `work` gives for it, in the order in which they end; see `in_processes`.
 
     Raises:
         Stopped: `stop` asked for it; each process has kept what it was at.
     """
     pieces = [_Seed(points[number], seed, settings, (number, seed)) for number, seed in tasks]
-    for piece, found in in_processes(pieces, settings.workers, partial(_carry_out, work), tell, stop):
+    carried_out = in_processes(
+        pieces,
+        settings.workers or 1,
+        partial(_carry_out, work),
+        tell,
+        stop,
+        lambda piece: ready(piece.task),
+    )
+    for piece, found in carried_out:
         yield piece.task, found
 
 
@@ -78,8 +94,11 @@ def in_processes(
     work: Callable[[P, Callable[[E], None], Stop], R],
     tell: Callable[[E], None],
     stop: Stop,
+    ready: Callable[[P], bool] = lambda _piece: True,
 ) -> Iterator[tuple[P, R]]:
     """Each piece of work with what `work`, a module's function, gives for it, in the order in which they end.
+
+    A piece begins once it is `ready`; when no other is being worked on, one has to be.
 
     Raises:
         Stopped: `stop` asked for it; each process has kept what it was at.
@@ -93,11 +112,20 @@ def in_processes(
     reader.start()
     try:
         with ProcessPoolExecutor(
-            min(workers, len(pieces)), context, initializer=_begin, initargs=(events,)
+            min(workers, len(pieces)),
+            context,
+            initializer=_begin,
+            initargs=(events, min(workers, len(pieces))),
         ) as pool:
-            futures = {pool.submit(_work_on, piece, work): piece for piece in pieces}
+            held, futures = list(pieces), dict[Future[R], P]()
+
+            def submit() -> None:
+                for piece in [piece for piece in held if ready(piece) and not stop.by]:
+                    held.remove(piece)
+                    futures[pool.submit(_work_on, piece, work)] = piece
+
             try:
-                for future in _as_completed(futures, stop, others):
+                for future in _as_completed(futures, submit, stop, others):
                     yield futures[future], future.result()
             except BrokenProcessPool as error:
                 # The one that was killed may have held the queue, for which the others would wait for ever.
@@ -121,13 +149,16 @@ def in_processes(
 
 
 def _as_completed(
-    futures: Mapping[Future[R], P], stop: Stop, others: Collection[BaseProcess]
+    futures: Mapping[Future[R], P], submit: Callable[[], None], stop: Stop, others: Collection[BaseProcess]
 ) -> Iterator[Future[R]]:
-    """The futures as they end; once somebody asks to stop, so are the processes."""
-    waiting, asked, begun = set(futures), False, set[BaseProcess]()
-    while waiting:
+    """The futures as they end, after which more may be submitted; once somebody asks to stop, so are the processes."""
+    ended, asked, begun = set[Future[R]](), False, set[BaseProcess]()
+    submit()
+    while waiting := set(futures) - ended:
         done, waiting = wait(waiting, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+        ended |= done
         yield from (future for future in done if not future.cancelled())
+        submit()
         begun |= (alive := set(multiprocessing.active_children()) - set(others))
         if waiting and begun - alive:
             # The pool itself does not see the end of a process that it started after it began to wait.
@@ -160,13 +191,15 @@ def _tell_all(events: SimpleQueue[E | None], tell: Callable[[E], None]) -> None:
         tell(event)
 
 
-def _begin(events: SimpleQueue[Any]) -> None:  # Any: see `_events`
+def _begin(events: SimpleQueue[Any], processes: int) -> None:  # Any: see `_events`
     import prunecli.catalog  # noqa: F401  (registers what recipes name)
 
+    share(processes)
     for number in LEFT_TO_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop.ask)
     Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed()
     torch.set_flush_denormal(True)
     global _events  # a process pool hands its workers things in no other way
     _events = events

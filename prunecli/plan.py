@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from prunecli.building import LEFT_OUT, TRAINING, VALIDATION, build, chosen_names, make_targets
+from prunecli.building import LEFT_OUT, TRAINING, VALIDATION, build, chosen_names, make_targets, settled
 from prunecli.datasets.values import Dataset, Facts
 from prunecli.errors import EnvironmentMissing
 from prunecli.estimate import measure_cost
 from prunecli.experiment import Experiment
+from prunecli.kept import dense_state
 from prunecli.lab import Lab
 from prunecli.models.parameters import check_batches, excluded_weights
 from prunecli.procedure import Foreseen, check_fits, foresee
 from prunecli.recipe.load import Point, Recipe
 from prunecli.registry import Choice
-from prunecli.runs import Settings, dense_state, fitting_lab, folder_of, levels_of, load_dataset
+from prunecli.reuse import Reused, common, reused
+from prunecli.runs import Prepared, Settings, load_dataset, prepare_point
 from prunecli.selections import lacking_classes
-from prunecli.store.states import States
 from prunecli.task import Task
 from prunecli.trained_weights import trained_at
+from prunecli.workers import Chosen, chosen
 
 MASK_BYTES, OUTCOME_BYTES, STATE_BYTES, POINT_BYTES = 1, 5, 13, 4
 """What a store takes for a weight and seed, for an example, level and seed; what a state takes for a parameter
@@ -47,8 +50,8 @@ class Counts:
 class PlannedRun:
     """One run of a recipe; what needs the dataset is None where that is not on this machine.
 
-    `seconds` is for one seed after another, reading of data left out; `bytes` the store's size before
-    compression, and `state_bytes` what the kept states of all seeds take.
+    `seconds` is for what is left, one seed after another, reading of data left out, and `saved` for what is reused;
+    `bytes` the store's size before compression, and `state_bytes` what the kept states of all seeds take.
     """
 
     point: Point
@@ -61,10 +64,12 @@ class PlannedRun:
     tensors: int | None
     counts: Counts
     steps_per_epoch: int | None
-    folder: Path | None
-    reused: tuple[tuple[int, int], ...]
-    """(seed, levels) that need no training, their parts or states being stored."""
+    prepared: Prepared | None
+    """The run as it would be carried out; None where its dataset is not on this machine."""
+    reused: tuple[Reused, ...]
+    """Levels that need no work, stored already or made by an earlier run of the same plan."""
     seconds: float | None
+    saved: float | None
     store_bytes: int | None
     state_bytes: int | None
     missing: str
@@ -76,6 +81,20 @@ class PlannedRun:
         """Epochs of a seed."""
         return self.levels[-1].outlook.spent
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the run would lie."""
+        return self.prepared.folder.path if self.prepared else None
+
+    @property
+    def left_by_seed(self) -> list[float]:
+        """The epochs that each seed still has to be trained for."""
+        whole = self.levels[(self.prepared.limit if self.prepared else len(self.levels)) - 1].outlook.spent
+        return [
+            max(0.0, whole - sum(one.epochs for one in self.reused if one.seed == seed))
+            for seed in self.point.experiment.seeds
+        ]
+
 
 def make_plan(recipe: Recipe, settings: Settings, *, timed: bool = True) -> list[PlannedRun]:
     """The recipe's runs as they would be carried out; every mistake is found here.
@@ -86,13 +105,23 @@ def make_plan(recipe: Recipe, settings: Settings, *, timed: bool = True) -> list
     """
     foreseen = [foresee(point.experiment) for point in recipe.points]
     datasets: dict[str, tuple[Dataset | None, Facts, str]] = {}
-    plans = []
+    plans: list[PlannedRun] = []
+    earlier: list[Prepared] = []
     for point, levels in zip(recipe.points, foreseen, strict=True):
         name = repr(point.experiment.data.plain())
         if name not in datasets:
             datasets[name] = _dataset(point.experiment.data, settings)
-        plans.append(_planned(point, levels, *datasets[name], settings, timed=timed))
+        plans.append(_planned(point, levels, *datasets[name], settings, earlier, timed=timed))
+        earlier += [one for one in (plans[-1].prepared,) if one is not None]
     return plans
+
+
+def workers_of(plans: Sequence[PlannedRun], settings: Settings) -> Chosen | None:
+    """How many of all runs' seeds would go on side by side; None where that is not known, or nothing is left."""
+    ahead = [
+        (plan.prepared, left) for plan in plans if plan.prepared for left in plan.left_by_seed if left > 0
+    ]
+    return chosen(ahead, settings) if ahead and all(plan.prepared for plan in plans) else None
 
 
 def described(choice: Choice) -> str:
@@ -121,10 +150,14 @@ def _planned(
     facts: Facts,
     missing: str,
     settings: Settings,
+    earlier: Sequence[Prepared],
     *,
     timed: bool,
 ) -> PlannedRun:
     experiment = point.experiment
+    if facts.task is not None:
+        experiment = settled(experiment, facts.task, settings.device)
+        point = replace(point, experiment=experiment)
     counts = _counts(experiment, dataset, facts)
     model = None if facts.task is None else build(experiment, facts.task, 0, torch.device("cpu"))
     sizes = {name: p.numel() for name, p in model.named_parameters()} if model is not None else None
@@ -132,19 +165,21 @@ def _planned(
     if model is not None and counts.train is not None:
         check_batches(experiment, model, counts.train)
     steps = None if counts.train is None else Lab.batches_in(_seen(counts, experiment), experiment.batch_size)
+    prepared = None
     if dataset is not None:
-        levels = levels_of(fitting_lab(experiment, dataset))
+        read = {json.dumps(experiment.data.plain(), sort_keys=True): dataset}
+        prepared = prepare_point(point, settings, read)
+        levels = prepared.foreseen
     elif model is not None:
         levels = _levels_without_data(experiment, model, steps)
-    folder = None if dataset is None else folder_of(point, dataset.fingerprint, settings.runs)
-    seconds = None
+    reuse = () if prepared is None else _reused(prepared, settings, earlier)
+    seconds = saved = None
     if timed and facts.task is not None and steps is not None:
-        seconds = _seconds(experiment, levels, facts, steps, settings)
+        limit = prepared.limit if prepared else len(levels)
+        seconds, saved = _seconds(experiment, levels[:limit], facts, steps, settings, reuse)
     prunable = sum(sizes[name] for name in names) if sizes is not None else None
     seeds = len(experiment.seeds)
-    known = prunable is not None and facts.train is not None and facts.test is not None
     per_parameter = STATE_BYTES + POINT_BYTES * len(levels[-1].outlook.points)
-    examples = (facts.train or 0) + (facts.test or 0)
     return PlannedRun(
         point=point,
         levels=tuple(levels),
@@ -155,16 +190,21 @@ def _planned(
         tensors=len(names) if sizes is not None else None,
         counts=counts,
         steps_per_epoch=steps,
-        folder=None if folder is None else folder.path,
-        reused=() if dataset is None else _reused(point, dataset, levels, settings),
+        prepared=prepared,
+        reused=reuse,
         seconds=seconds,
-        store_bytes=seeds * ((prunable or 0) * MASK_BYTES + OUTCOME_BYTES * examples * len(levels))
-        if known
-        else None,
+        saved=saved,
+        store_bytes=_store_bytes(seeds, len(levels), prunable, facts),
         state_bytes=2 * seeds * per_parameter * sum(sizes.values()) if sizes is not None else None,
         missing=missing,
         split="" if dataset is None else dataset.said,
     )
+
+
+def _store_bytes(seeds: int, levels: int, prunable: int | None, facts: Facts) -> int | None:
+    if prunable is None or facts.train is None or facts.test is None:
+        return None
+    return seeds * (prunable * MASK_BYTES + OUTCOME_BYTES * (facts.train + facts.test) * levels)
 
 
 def _levels_without_data(experiment: Experiment, model: nn.Module, steps: int | None) -> list[Foreseen]:
@@ -202,30 +242,51 @@ def _seen(counts: Counts, experiment: Experiment) -> int:
 
 
 def _seconds(
-    experiment: Experiment, levels: Sequence[Foreseen], facts: Facts, steps: int, settings: Settings
-) -> float:
+    experiment: Experiment,
+    levels: Sequence[Foreseen],
+    facts: Facts,
+    steps: int,
+    settings: Settings,
+    reuse: Sequence[Reused],
+) -> tuple[float, float]:
+    """Seconds of all seeds' levels that are left, and of those that are reused."""
     assert facts.task is not None
     cost = measure_cost(experiment, facts.task, settings.device)
-    training = levels[-1].outlook.spent * steps * cost.step
-    events = sum(1 for foreseen in levels if foreseen.level.event)
-    seen = len(levels) * ((facts.train or 0) + (facts.test or 0)) + events * (facts.test or 0)
-    return len(experiment.seeds) * (training + seen * cost.evaluated_image)
+    seeds = len(experiment.seeds)
+    # A level whose state alone is kept is looked at again.
+    counts = [one for one in reuse if not one.source.startswith("state ")]
+    stored = [level for one in counts for level in levels[one.first : one.last + 1]]
+
+    def evaluated(those: Sequence[Foreseen]) -> float:
+        events = sum(1 for foreseen in those if foreseen.level.event)
+        return len(those) * ((facts.train or 0) + (facts.test or 0)) + events * (facts.test or 0)
+
+    epochs, saved = (levels[-1].outlook.spent if levels else 0.0), sum(one.epochs for one in reuse)
+    looks, seen = seeds * evaluated(levels), evaluated(stored)
+    whole = seeds * epochs * steps * cost.step + looks * cost.evaluated_image
+    less = saved * steps * cost.step + seen * cost.evaluated_image
+    return max(0.0, whole - less), less
 
 
-def _reused(
-    point: Point, dataset: Dataset, levels: Sequence[Foreseen], settings: Settings
-) -> tuple[tuple[int, int], ...]:
-    folder = folder_of(point, dataset.fingerprint, settings.runs)
-    stored = folder.stored_seeds()
-    states = States(settings.runs / ".states")
-    dense = dense_state(point.experiment, dataset.fingerprint, settings)
-    reused = []
-    for seed in point.experiment.seeds:
-        sealed = len(levels) if seed in stored else len(folder.chain(seed).parts)
-        if sealed == 0 and states.size(dense, seed) is not None:
-            sealed = 1
-        reused.append((seed, sealed))
-    return tuple(pair for pair in reused if pair[1])
+def _reused(run: Prepared, settings: Settings, earlier: Sequence[Prepared]) -> tuple[Reused, ...]:
+    """What no seed of a run needs to do, since it is stored or an earlier run of the plan makes it."""
+    found: list[Reused] = []
+    dense = dense_state(run, settings) if earlier else ""
+    shared = [
+        (max(common(run, other), int(dense == dense_state(other, settings))), other) for other in earlier
+    ]
+    ends = [0.0, *(foreseen.outlook.spent for foreseen in run.foreseen)]
+    for seed in run.experiment.seeds:
+        stored = reused(run, seed, settings)
+        have = sum(one.levels for one in stored)
+        with_seed = [pair for pair in shared if seed in pair[1].experiment.seeds]
+        levels, other = max(with_seed, key=lambda pair: pair[0], default=(0, run))
+        if min(levels, run.limit) > have:
+            source = f"{other.point.label}, which comes before"
+            epochs = ends[levels] - ends[have]
+            stored.append(Reused(seed, have, levels - 1, source, epochs))
+        found += stored
+    return tuple(found)
 
 
 def as_json(plan: PlannedRun) -> dict[str, Any]:  # Any: what JSON holds
@@ -250,7 +311,8 @@ def as_json(plan: PlannedRun) -> dict[str, Any]:  # Any: what JSON holds
         "seconds": plan.seconds,
         "store_bytes": plan.store_bytes,
         "state_bytes": plan.state_bytes,
-        "reused": [{"seed": seed, "levels": levels} for seed, levels in plan.reused],
+        "seconds_saved": plan.saved,
+        "reused": [asdict(one) | {"levels": one.levels} for one in plan.reused],
         "missing": plan.missing or None,
         "levels": [
             {

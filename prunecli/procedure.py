@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -15,12 +16,15 @@ from prunecli.lab import Lab, Pause
 from prunecli.measuring import measure, tested
 from prunecli.observers import SEEN
 from prunecli.registry import Choice
+from prunecli.registry import plain as plain_value
 from prunecli.stages import Outlook
 from prunecli.state import Midway, Outcomes, State
 from prunecli.store.codec import FORMAT_VERSION
 from prunecli.store.values import Measured
 
 MAX_STAGES = 100_000
+SAVE = "save"
+"""The stage that remembers a point and changes no weight."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,59 @@ def prefix_digest(experiment: Experiment, fingerprint: str, level: int) -> str:
     return digest({"format": FORMAT_VERSION, "experiment": prefix, "fingerprint": fingerprint})
 
 
+def prefixes(experiment: Experiment, fingerprint: str) -> list[str]:
+    """Names each level by all that led to its end and by what is observed: equal names, equal numbers."""
+    names: list[str] = []
+    # The stages of a `repeat` are the same ones in each turn.
+    forms: dict[tuple[int, ...], str] = {}
+    for level in levels(experiment.procedure):
+        stages = tuple(map(id, level.stages))
+        if stages not in forms:
+            turn = replace(experiment, procedure=list(level.stages))
+            forms[stages] = digest(turn.plain(results_only=True))
+        before = names[-1] if names else {"format": FORMAT_VERSION, "fingerprint": fingerprint}
+        names.append(digest({"before": before, "level": forms[stages]}))
+    return names
+
+
+def trajectory_digest(
+    experiment: Experiment, fingerprint: str, steps_per_epoch: int, stages: Sequence[Choice]
+) -> str:
+    """Names the weights that first stages lead to: `save` changes none, and training can be cut anywhere."""
+    plain = replace(experiment, procedure=list(stages), observe=[]).plain(results_only=True)
+    plain["procedure"] = _trajectory(experiment, steps_per_epoch, stages)
+    return digest({"format": FORMAT_VERSION, "trajectory": plain, "fingerprint": fingerprint})
+
+
+def _trajectory(experiment: Experiment, steps_per_epoch: int, stages: Sequence[Choice]) -> list[Any]:
+    """The stages without `save`, adjacent trainings by one schedule joined, each from a step to a step."""
+    if not all(stage.entry.traits.get("foresee") for stage in stages):
+        # What a stage of the user's own does to the clocks is not known.
+        return [stage.plain(results_only=True) for stage in stages]
+    outlook, form = Outlook(experiment.epochs, steps_per_epoch), list[Any]()
+    for stage in stages:
+        start = outlook.step
+        outlook = stage.entry.traits["foresee"](outlook, **stage.options)
+        if stage.entry.traits.get("one_training"):
+            rate = plain_value(stage.options.get("learning_rate"), results_only=True)
+            ends = {"start": round(start * steps_per_epoch), "end": round(outlook.step * steps_per_epoch)}
+            if form and isinstance(form[-1], _Training) and form[-1]["rate"] == rate:
+                ends["start"] = form.pop()["start"]
+            form.append(_Training(ends | {"rate": rate}))
+        elif stage.name != SAVE:
+            form.append(stage.plain(results_only=True))
+    return form
+
+
+class _Training(dict[str, Any]):  # Any: what JSON holds
+    """A training in a trajectory's form: its first and last step, and its schedule."""
+
+
+def saved_after(level: Level) -> dict[str, int]:
+    """How many of a level's stages lead to each point that it saves, the last time that it does."""
+    return {stage.options["point"]: n for n, stage in enumerate(level.stages) if stage.name == SAVE}
+
+
 def check_fits(experiment: Experiment, model: nn.Module, names: Sequence[str]) -> None:
     """Whether optimizer, scopes, criteria and observers can do what the recipe asks of this model.
 
@@ -165,11 +222,26 @@ def carry_out(
         Diverged: the loss is NaN or infinite, or the scores are; the message names the level.
         Stopped: `keep` stops the work.
     """
+    whole = len(level.stages) + 1
+    state, around, here = carry_out_stages(level, state, lab, previous, midway, keep, whole)
+    return state, *measure(level.number, state, here, around)
+
+
+def carry_out_stages(
+    level: Level,
+    state: State,
+    lab: Lab,
+    previous: Outcomes | None,
+    midway: Midway | None,
+    keep: Keep,
+    end: int,
+) -> tuple[State, dict[str, Outcomes], Lab]:
+    """The state after a level's first `end` stages, the test outcomes around its pruning, and the paused lab."""
     midway = midway or Midway(level.number)
-    around, inside = dict(midway.around), midway.steps
+    around, inside, here = dict(midway.around), midway.steps, lab
     # A training that is gone on with gets the clocks of its start: it is those that it reckons with.
     state = replace(state, step=state.step - inside, spent=state.spent - inside)
-    for position in range(midway.stage, len(level.stages) + 1):
+    for position in range(midway.stage, end):
         here = replace(lab, taken=inside, pause=_pause(keep, level, position, dict(around), state))
         if not inside:
             here.pause(partial(_same, state), 0)
@@ -178,7 +250,7 @@ def carry_out(
         if position < len(level.stages):
             state = _staged(level, position, state, here)
         inside = 0
-    return state, *measure(level.number, state, here, around)
+    return state, around, here
 
 
 def _staged(level: Level, position: int, state: State, lab: Lab) -> State:

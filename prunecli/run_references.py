@@ -9,10 +9,8 @@ from pathlib import Path
 
 from prunecli.errors import DamagedRun, EnvironmentMissing, UsageError, suggest
 from prunecli.places import Places
+from prunecli.store.naming import DIGEST
 from prunecli.store.run_file import read_run_json
-
-DIGEST = r"-[0-9a-f]{8}"
-"""What a run's folder adds to its label."""
 
 
 def find_run(run: str, digest: str | None, places: Places) -> tuple[Path, str]:

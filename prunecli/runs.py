@@ -7,24 +7,24 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import prunecli
-from prunecli.building import TRAINING
+from prunecli.building import TRAINING, settled
 from prunecli.datasets.values import Augment, Dataset, Split, checked
-from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, StorageError, UsageError
+from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, UsageError
 from prunecli.experiment import Experiment, digest
 from prunecli.lab import Lab, make_lab
 from prunecli.models.parameters import check_batches, excluded_weights
 from prunecli.places import Roots
-from prunecli.procedure import Foreseen, check_fits, dense_end, foresee, prefix_digest
+from prunecli.procedure import Foreseen, check_fits, dense_end, foresee, prefixes
 from prunecli.recipe.load import Point, Recipe
 from prunecli.recipe.writing import dump
 from prunecli.registry import Choice
@@ -48,7 +48,8 @@ class Settings:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     roots: Roots = field(default_factory=Roots)
     dense_only: bool = False
-    workers: int = 1
+    workers: int | None = None
+    """How many seeds are carried out side by side; None is as many as `workers` chooses."""
     checkpoint: float = 300.0
     """Seconds between two states that are kept inside a level; 0 keeps one after each step."""
     patience: tuple[float, ...] = (60.0, 120.0, 240.0)
@@ -69,6 +70,12 @@ class Prepared:
     """What a seed's level takes on the disk, before compression."""
     state_bytes: int = 0
     """What a seed's state takes."""
+    steps_per_epoch: int = 0
+
+    @cached_property
+    def prefixes(self) -> list[str]:
+        """Names of its levels by all that leads to their ends: those that another run has are its own."""
+        return prefixes(self.experiment, self.dataset.fingerprint)
 
     @property
     def room(self) -> int:
@@ -102,11 +109,13 @@ def prepare_point(point: Point, settings: Settings, datasets: dict[str, Dataset]
     if name not in datasets:
         datasets[name] = load_dataset(point.experiment.data, settings)
     dataset = datasets[name]
+    point = dataclasses.replace(point, experiment=settled(point.experiment, dataset.task, settings.device))
     lab = fitting_lab(point.experiment, dataset)
     levels = levels_of(lab)
     folder = folder_of(point, dataset.fingerprint, settings.runs)
     limit = dense_end(point.experiment.procedure) if settings.dense_only else len(levels)
-    return Prepared(point, dataset, folder, tuple(levels), limit, *_sizes(lab, levels))
+    sizes = _sizes(lab, levels)
+    return Prepared(point, dataset, folder, tuple(levels), limit, *sizes, lab.steps_per_epoch)
 
 
 def levels_of(lab: Lab) -> list[Foreseen]:
@@ -133,34 +142,6 @@ def fitting_lab(experiment: Experiment, dataset: Dataset) -> Lab:
             f"the augmentations make images of shape {made}; the data's are {dataset.task.shape}"
         )
     return lab
-
-
-def check_room(ahead: Sequence[tuple[Prepared, int]], settings: Settings) -> str:
-    """Whether the disk has room for runs with so many seeds ahead; gives what to say where it may not reach the end.
-
-    Raises:
-        StorageError: it has none even for the next levels of the seeds that are worked on at once.
-    """
-    needed = max((run.room for run, _ in ahead), default=0) * settings.workers
-    there = next(
-        path for path in (settings.runs.absolute(), *settings.runs.absolute().parents) if path.exists()
-    )
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise StorageError(
-            f"{settings.runs}: {free / 1e6:,.1f} MB are free, and the next levels need {needed / 1e6:,.1f} MB "
-            f"({settings.workers} seed{'s' * (settings.workers > 1)} at once); make room, or choose another disk "
-            f"with --runs DIR"
-        )
-    stores = [run.level_bytes * len(run.foreseen) * seeds for run, seeds in ahead]
-    # A store is put together while what it is made from is still there.
-    whole = sum(stores) + max(stores, default=0)
-    if free < whole:
-        return (
-            f"{settings.runs}: {free / 1e6:,.1f} MB are free; levels and stores may come to {whole / 1e6:,.1f} MB in "
-            f"the end, before compression"
-        )
-    return ""
 
 
 def _sizes(lab: Lab, levels: Sequence[Foreseen]) -> tuple[int, int]:
@@ -228,6 +209,11 @@ def choose_device(name: str) -> torch.device:
 
 def versions() -> dict[str, str]:
     """The versions that results depend on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> Mapping[str, str]:
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"prunecli": prunecli.__version__, "python": platform.python_version(), **found}
 
@@ -276,6 +262,7 @@ def write_run_files(
             "label": run.point.label,
             "recipe": {**run.experiment.plain(), "seeds": list(seeds)},
             "levels": len(run.foreseen),
+            "prefixes": run.prefixes,
             "excluded": run.foreseen[0].outlook.excluded,
             "tests": len(run.dataset.test),
             "spent": [foreseen.outlook.spent for foreseen in run.foreseen],
@@ -297,12 +284,6 @@ def _kept_labels(choice: Choice, runs: Path) -> list[str]:
     """Keep what the labels are read from, where they are read from a file; gives what to say of it."""
     keep: Callable[[Choice, Path], list[str]] | None = choice.entry.traits.get("keep")
     return keep(choice, runs) if keep else []
-
-
-def dense_state(experiment: Experiment, fingerprint: str, settings: Settings) -> str:
-    """Names the state at the end of the dense training, which recipes of equal beginnings and conditions share."""
-    prefix = prefix_digest(experiment, fingerprint, 0)
-    return digest({"prefix": prefix, "conditions": conditions_of(experiment, settings)})
 
 
 def conditions_of(experiment: Experiment, settings: Settings) -> dict[str, Any]:  # Any: JSON

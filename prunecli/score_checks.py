@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from prunecli.building import TRAINING, make_targets
+from prunecli.building import TRAINING, make_targets, settled
 from prunecli.datasets.values import Dataset
 from prunecli.errors import DamagedRun, EnvironmentMissing, StorageError, UsageError
 from prunecli.example_evidence import check_scores, over
@@ -46,8 +46,9 @@ def prepare_scoring(
     _check_asked(asked)
     asked = replace(asked, scores=tuple(sorted(asked.scores, key=lambda score: score.name)))
     dataset = load_dataset(point.experiment.data, settings)
-    _check_run(recipe, run_digest(point.experiment, dataset.fingerprint), dataset)
-    experiment, pieces = _dense(point.experiment)
+    experiment = settled(point.experiment, dataset.task, settings.device)
+    _check_run(recipe, run_digest(experiment, dataset.fingerprint), dataset)
+    experiment, pieces = _dense(experiment)
     lab = fitting_lab(experiment, dataset)
     epochs = {score.name: epoch_of(score, asked, point.experiment, lab) for score in asked.scores}
     check_scores(lab, asked.scores, asked.mode)

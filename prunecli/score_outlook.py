@@ -14,6 +14,7 @@ from prunecli.example_evidence import epochs_seen, over
 from prunecli.runs import POINT_BYTES, STATE_BYTES
 from prunecli.score_checks import is_complete
 from prunecli.score_plan import Scoring, ScoringRun, runs_of
+from prunecli.score_runs import workers_of
 from prunecli.scores import RUNS
 from prunecli.store.scores import size_of
 
@@ -64,7 +65,7 @@ def check_room(scoring: Scoring, missing: Sequence[ScoringRun]) -> None:
     Raises:
         StorageError: it has not.
     """
-    at_once = min(scoring.settings.workers, len(missing))
+    at_once = min(workers_of(scoring, missing).count, len(missing))
     parts = sum(_part_bytes(scoring, run) for run in missing) + at_once * SLOTS * _state_bytes(scoring)
     store, runs, folder = _store_bytes(scoring), scoring.settings.runs, scoring.output.absolute().parent
     there = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())

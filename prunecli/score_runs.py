@@ -29,6 +29,7 @@ from prunecli.stopping import Stop
 from prunecli.store.guard import Array
 from prunecli.store.score_parts import look
 from prunecli.store.slots import Slots
+from prunecli.workers import Chosen, Load, bytes_of, choose, footprint, machine_of, seconds_of
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,14 @@ def carry_out_runs(
         Diverged: a loss is NaN or infinite.
         StorageError: something cannot be stored.
     """
-    if scoring.settings.workers > 1 and len(runs) > 1:
+    found = workers_of(scoring, runs)
+    if scoring.settings.workers is None and len(runs) > 1:
+        said = f"{found.count} of {len(runs)} scoring runs side by side: {found.why} (--workers N chooses)"
+        tell(Said(said, informational=True))
+    if found.count > 1 and len(runs) > 1:
         facts = {one.name: getattr(scoring, one.name) for one in fields(scoring) if one.name != "dataset"}
         pieces = [_Piece(scoring.parts.digest, facts, run) for run in runs]
-        for piece, _ in in_processes(pieces, scoring.settings.workers, _carry_out, tell, stop):
+        for piece, _ in in_processes(pieces, found.count, _carry_out, tell, stop):
             yield piece.run
         return
     for run in runs:
@@ -73,6 +78,20 @@ def carry_out_runs(
             raise Stopped(f"stopped by {stop.by}: {safe(scoring)}; the same command goes on from there")
         carry_out_run(scoring, run, tell, stop)
         yield run
+
+
+def workers_of(scoring: Scoring, runs: Sequence[ScoringRun]) -> Chosen:
+    """How many of these scoring runs are carried out side by side."""
+    settings, experiment, dataset = scoring.settings, scoring.experiment, scoring.dataset
+    if settings.workers is not None:
+        return Chosen(settings.workers, "as asked")
+    if len(runs) < 2:
+        return Chosen(1, "there is one")
+    one = footprint(experiment, dataset)
+    steps = sum(scoring.last(run) for run in runs) * scoring.lab(runs[0]).steps_per_epoch
+    seconds = seconds_of(experiment, one, steps, len(runs) * len(dataset.train), settings.device)
+    each = bytes_of(experiment, one, dataset, settings.device)
+    return choose(Load(len(runs), seconds, experiment.threads, each), machine_of(settings.device))
 
 
 def carry_out_run(scoring: Scoring, run: ScoringRun, tell: Listener, stop: Stop) -> None:

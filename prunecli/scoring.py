@@ -18,6 +18,7 @@ from prunecli.determinism import prepare_workspace
 from prunecli.errors import DamagedRun, NewerFormat, StorageError
 from prunecli.example_evidence import over, over_runs
 from prunecli.experiment import digest
+from prunecli.memory import keep_freed
 from prunecli.patience import patiently
 from prunecli.progress import Said
 from prunecli.randomness import key, permutation
@@ -57,6 +58,7 @@ def carry_out_scoring(scoring: Scoring, tell: Listener) -> ScoreStore:
         UsageError: another process has meanwhile written something else to the output.
     """
     prepare_workspace()
+    keep_freed()
     with ExitStack() as until_the_end:
         # Parts that are there may be another command's, of more runs or another average: they stay.
         if _is_complete(scoring, tell):

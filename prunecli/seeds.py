@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,22 +13,21 @@ import torch
 
 from prunecli.building import TRAINING
 from prunecli.determinism import held
-from prunecli.errors import Diverged, EnvironmentMissing, Stopped, StorageError
-from prunecli.experiment import digest
-from prunecli.lab import Lab, Watch, make_lab
-from prunecli.masks import Tensors
+from prunecli.errors import DamagedRun, Diverged, EnvironmentMissing, Stopped, StorageError
+from prunecli.kept import Kept, misfit
+from prunecli.lab import Lab, Together, Watch, make_lab
 from prunecli.measuring import measure
 from prunecli.patience import patiently
-from prunecli.procedure import Level, carry_out, prefix_digest, safe_levels
+from prunecli.procedure import Level, carry_out, carry_out_stages, safe_levels, saved_after
 from prunecli.progress import EpochDone, EpochSeen, LevelDone, Listener, Said
-from prunecli.runs import Prepared, Settings, dense_state, header_of
+from prunecli.reuse import Source, agree, source, taken
+from prunecli.runs import Prepared, Settings, header_of
 from prunecli.selections import lacking_classes, lacking_in_words
 from prunecli.state import Midway, Outcomes, State
 from prunecli.stopping import Stop
 from prunecli.store.folder import Chain
 from prunecli.store.sealing import SAFE, record_path
 from prunecli.store.slots import Slots
-from prunecli.store.states import States
 from prunecli.store.values import Measured
 
 T = TypeVar("T")
@@ -59,31 +58,78 @@ class Seed:
     settings: Settings
     tell: Listener
     stop: Stop
+    together: Together | None = None
+    """What trains it with other seeds, where they train together."""
 
     def carry_out(self) -> None:
         """Go on from what is stored, and seal each level that is not sealed yet."""
         chain = self._chain()
         sealed = len(chain.parts)
         for level in {0, sealed - 1, sealed} & set(range(len(self.run.foreseen))):
-            self._states.sweep(self._prefix(level), self.seed)
+            self._kept.sweep(level)
         self._drop_states(range(sealed - 1))
         if len(chain.parts) >= self.run.limit:
             return
-        lab = make_lab(
-            self.run.experiment, self.seed, self.run.dataset, self.settings.device, self._watch(), self._say
-        )
+        experiment, dataset, device = self.run.experiment, self.run.dataset, self.settings.device
+        lab = make_lab(experiment, self.seed, dataset, device, self._watch(), self._say)
+        lab = replace(lab, together=self.together)
         training, classes = lab.targets.split == TRAINING, lab.dataset.task.classes
         if lacking := lacking_classes(lab.targets.used, training, classes):
             self._say(f"seed {self.seed}: {lacking_in_words(lacking)}")
+        chain = self._with_levels_of_others(chain, lab)
         while len(chain.parts) < self.run.limit:
             before, chain = chain, self._go_on(chain, lab)
             if len(chain.parts) <= len(before.parts):
                 where = self.run.folder.part(self.seed, len(chain.parts))
                 raise StorageError(f"{where}: does not read back as it was written; the disk may be failing")
 
+    def _with_levels_of_others(self, chain: Chain, lab: Lab) -> Chain:
+        """The chain with the levels that another run of equal beginnings has sealed, sealed for this run."""
+        found = source(self.run, self.seed, self.settings, len(chain.parts))
+        if found is None:
+            return chain
+        try:
+            levels = taken(self.run, self.seed, found)
+            state = self._state_after(levels, found, lab)
+        except DamagedRun as damage:
+            self._say(f"seed {self.seed}: {damage}; what it has is carried out again")
+            return chain
+        name, last, tip = found.folder.path.name, levels[-1], chain.tip
+        ahead = levels[len(chain.parts) :]
+        self.tell(
+            Said(f"seed {self.seed}: levels {ahead[0].level} to {last.level} are those of {name}", True)
+        )
+        with _placed(self.seed, ahead[0].level, last.spent):
+            if state is not None:
+                self._patiently(partial(self._kept.save, last.level, state))
+            for measured in ahead:
+                tip = self._patiently(partial(self._seal, measured, tip))
+                self.tell(self._level_done(measured))
+        self._drop_states(range(last.level))
+        return self._chain()
+
+    def _state_after(self, levels: Sequence[Measured], found: Source, lab: Lab) -> State | None:
+        """The state to go on from after another run's levels; None where nothing comes after them.
+
+        Raises:
+            DamagedRun: it is gone, damaged, or not of these levels.
+        """
+        if not found.state:
+            return None
+        state = self._kept.read(found.state)
+        if state is None:
+            raise DamagedRun(
+                f"{found.folder.path}: the state after its level {found.levels - 1} is not whole"
+            )
+        if (wrong := misfit(state, lab)) or not agree(levels, state):
+            raise DamagedRun(
+                f"{found.folder.path}: the state after its level {found.levels - 1} has {wrong or 'other masks'}"
+            )
+        return state
+
     @property
-    def _states(self) -> States:
-        return States(self.settings.runs / ".states")
+    def _kept(self) -> Kept:
+        return Kept(self.run, self.seed, self.settings, self._say)
 
     @property
     def _slots(self) -> Slots:
@@ -104,7 +150,7 @@ class Seed:
                 continue
             with _placed(self.seed, level.number, measured.spent):
                 # The state comes first, so that a sealed level always has one to go on from.
-                self._patiently(partial(self._keep_state, level, state))
+                self._patiently(partial(self._kept.save, level.number, state))
                 tip = self._patiently(partial(self._seal, measured, tip))
                 self._drop_states([level.number - 1])
             self.tell(self._level_done(measured))
@@ -124,7 +170,7 @@ class Seed:
             )
 
     def _seal(self, measured: Measured, tip: str) -> str:
-        dense = "" if measured.level else self._prefix(0)
+        dense = "" if measured.level else self._kept.name(0)
         return self.run.folder.seal_level(measured, header_of(self.run), tip, dense)
 
     def _chain(self) -> Chain:
@@ -143,13 +189,13 @@ class Seed:
         for message in damage:
             self._say(message)
         if slot is not None and slot[0].level >= level:
-            wrong = self._wrong_spot(*slot) or _misfit(slot[1], lab)
+            wrong = self._wrong_spot(*slot) or misfit(slot[1], lab)
             if not wrong:
                 return slot[0].level, slot[1].to(lab.device), slot[0]
             moved = ", ".join(self._slots.set_aside())
             self._say(f"{self._slots.folder}: a resume slot has {wrong}; moved to quarantine: {moved}")
-        if state is not None and (wrong := _misfit(state, lab)):
-            self._say(self._states.set_aside(self._prefix(level - 1), self.seed, f"has {wrong}"))
+        if state is not None and (wrong := misfit(state, lab)):
+            self._say(self._kept.set_aside(level - 1, f"has {wrong}"))
             return self._start(chain, lab)
         return level, lab.initial() if state is None else state.to(lab.device), None
 
@@ -164,16 +210,10 @@ class Seed:
     def _latest(self, sealed: int) -> tuple[int, State | None]:
         """The level after the last sealed one whose state is stored, and that state; else level 0."""
         for level in reversed(range(sealed)):
-            state = self._stored(level)
+            state = self._kept.load(level)
             if state is not None:
                 return level + 1, state
         return 0, None
-
-    def _stored(self, level: int) -> State | None:
-        state, damage = self._states.load(self._prefix(level), self.seed)
-        for message in damage:
-            self._say(message)
-        return state
 
     def _reached(
         self,
@@ -184,34 +224,33 @@ class Seed:
         midway: Midway | None,
         keeper: _Keeper,
     ) -> tuple[State, Measured, Outcomes]:
-        """The level's end: level 0's is read where another recipe of the same prefix has stored it."""
-        if level.number == 0 and (shared := self._stored(0)) is not None:
-            if not (wrong := _misfit(shared, lab)):
-                state = shared.to(lab.device)
-                return state, *measure(0, state, lab, {})
-            self._say(self._states.set_aside(self._prefix(0), self.seed, f"has {wrong}"))
+        """The level's end: level 0's is read where another recipe of the same trajectory has stored it."""
+        if level.number == 0 and (shared := self._shared(level, state, lab, midway, keeper)) is not None:
+            return shared, *measure(0, shared, lab, {})
         return carry_out(level, state, lab, previous, midway, keeper)
 
-    def _keep_state(self, level: Level, state: State) -> None:
-        """Keep the state at a level's end, to go on from and to share."""
-        for message in self._states.save(self._prefix(level.number), self.seed, state):
-            self._say(message)
+    def _shared(
+        self, level: Level, state: State, lab: Lab, midway: Midway | None, keeper: _Keeper
+    ) -> State | None:
+        """The dense training's end as it is kept; where points that it saves are not, they alone are trained for."""
+        kept = self._kept
+        dense = kept.read(kept.name(0))
+        if dense is None:
+            return None
+        whole = kept.with_points(dense)
+        if whole is None:
+            last = max(saved_after(level).values()) + 1
+            if midway is None or midway.stage < last:
+                state, *_ = carry_out_stages(level, state, lab, None, midway, keeper, last)
+            whole = replace(dense, points=state.points)
+        if wrong := misfit(whole, lab):
+            self._say(kept.set_aside(0, f"has {wrong}"))
+            return None
+        return whole.to(lab.device)
 
     def _drop_states(self, levels: Iterable[int]) -> None:
-        """Forget the states at these levels' ends, but for that of the dense training, which recipes share."""
         for level in levels:
-            if level > 0:
-                self._states.drop(self._prefix(level), self.seed)
-
-    def _prefix(self, level: int) -> str:
-        """The name of a state; past the dense training it is the run's own: others drop theirs at their own time."""
-        experiment, fingerprint = self.run.experiment, self.run.dataset.fingerprint
-        if level == 0:
-            sealed = self.run.folder.dense_state(self.seed)
-            return sealed or dense_state(experiment, fingerprint, self.settings)
-        return digest(
-            {"prefix": prefix_digest(experiment, fingerprint, level), "run": self.run.folder.digest}
-        )
+            self._kept.drop(level)
 
     def _patiently(self, work: Callable[[], T]) -> T:
         return patiently(work, self.settings.patience, self.stop, self._say)
@@ -280,22 +319,3 @@ def _placed(seed: int, level: int, epoch: float) -> Iterator[None]:
         safe = f"{safe_levels(level)}, and the same command goes on from there"
         message = f"seed {seed}, level {level}, epoch {epoch:g}: {str(error).replace(SAFE, safe)}"
         raise StorageError(message, passing=error.passing) from error
-
-
-def _misfit(state: State, lab: Lab) -> str:
-    """What a stored state has that is not this model's: its record was honest, its maker may not have been."""
-    own = lab.initial()
-    held = {"weights": (state.weights, own.weights), "buffers": (state.buffers, own.buffers)}
-    held["masks"] = (state.masks, own.masks)
-    for name, point in state.points.items():
-        held[f"weights in point '{name}'"] = (point.weights, own.weights)
-        held[f"buffers in point '{name}'"] = (point.buffers, own.buffers)
-    for part, (found, expected) in held.items():
-        if _shapes(found) != _shapes(expected):
-            return f"other {part} than the recipe's model"
-    unknown = {place.partition("/")[2] for place in state.optimizer} - set(own.weights)
-    return f"optimizer slots of '{min(unknown)}', which the recipe's model has not" if unknown else ""
-
-
-def _shapes(tensors: Tensors) -> dict[str, object]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,7 +14,11 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from prunecli.errors import UsageError
+from prunecli.folding import agree
 from prunecli.masks import Masks, Tensors
+
+LOOKED_AT_ONCE = 32
+"""Steps whose logits are kept to be looked at together."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,52 @@ class Manner:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step saw: its mean loss, how many of its examples the model had wrong, and how many there were."""
+    """What a step saw: its mean loss, the logits (B, classes) and the labels (B,)."""
 
     loss: Tensor
-    wrong: Tensor
-    examples: int
+    logits: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Tally:
+    """Adds up what steps saw; it looks at many steps at once, and never waits for a GPU before it is asked."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    _waiting: list[Step] = field(default_factory=list)
+    _wrong: list[Tensor] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        """Count a step in."""
+        self.losses.append(step.loss)
+        self.sizes.append(len(step.labels))
+        self._waiting.append(step)
+        if len(self._waiting) == LOOKED_AT_ONCE:
+            self._look()
+
+    @property
+    def examples(self) -> int:
+        """How many examples the steps saw."""
+        return sum(self.sizes)
+
+    def mean_loss(self) -> float:
+        """The mean loss of their examples."""
+        sizes = torch.tensor(self.sizes, dtype=torch.float64)
+        return float((torch.stack(self.losses).cpu() * sizes).sum() / self.examples)
+
+    def wrong(self) -> int:
+        """How many of their examples the model had wrong when it saw them."""
+        self._look()
+        return int(sum(self._wrong))
+
+    def _look(self) -> None:
+        if self._waiting:
+            logits, labels = (
+                torch.cat([getattr(step, name) for step in self._waiting]) for name in ("logits", "labels")
+            )
+            self._wrong.append((logits.argmax(1) != labels).sum())
+            self._waiting.clear()
 
 
 def fit(
@@ -57,7 +102,7 @@ def fit(
     have nothing to revive: a weight and a slot that are 0 stay 0.
     """
     parameters = dict(model.named_parameters())
-    device = next(iter(parameters.values())).device
+    trained, device = list(parameters.values()), next(iter(parameters.values())).device
     # A full mask multiplies by 1, which changes no bit: leave the product out.
     masked = [
         (parameters[name], mask.to(parameters[name].dtype)) for name, mask in masks.items() if not mask.all()
@@ -69,18 +114,33 @@ def fit(
             seed_python_(batch.key)
         for group in optimizer.param_groups:
             group["lr"] = batch.rate
-        logits = forward(model, batch.images, manner)
-        loss = functional.cross_entropy(logits, batch.labels, label_smoothing=manner.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        alive = [(p.grad, mask) for p, mask in masked if p.grad is not None]
-        if alive:
-            torch._foreach_mul_([gradient for gradient, _ in alive], [mask for _, mask in alive])
-        if manner.gradient_clipping is not None:
-            nn.utils.clip_grad_norm_(parameters.values(), manner.gradient_clipping)
+        logits, loss = loss_of(model, batch.images, batch.labels, manner)
+        backward(loss, trained, masked, manner)
         optimizer.step()
-        wrong = (logits.detach().argmax(1) != batch.labels).sum()
-        yield Step(loss.detach(), wrong, len(batch.labels))
+        yield Step(loss.detach(), logits.detach(), batch.labels)
+
+
+def loss_of(model: nn.Module, images: Tensor, labels: Tensor, manner: Manner) -> tuple[Tensor, Tensor]:
+    """Logits (B, classes) and the mean loss that training minimizes."""
+    logits = forward(model, images, manner)
+    return logits, functional.cross_entropy(logits, labels, label_smoothing=manner.label_smoothing)
+
+
+def backward(
+    loss: Tensor,
+    trained: Sequence[nn.Parameter],
+    masked: Sequence[tuple[nn.Parameter, Tensor]],
+    manner: Manner,
+) -> None:
+    """Give the trained parameters their gradients, 0 where a mask is, clipped as the manner says."""
+    for parameter in trained:
+        parameter.grad = None
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    alive = [(p.grad, mask) for p, mask in masked if p.grad is not None]
+    if alive:
+        torch._foreach_mul_([gradient for gradient, _ in alive], [mask for _, mask in alive])
+    if manner.gradient_clipping is not None:
+        nn.utils.clip_grad_norm_(trained, manner.gradient_clipping)
 
 
 def forward(model: nn.Module, images: Tensor, manner: Manner) -> Tensor:
@@ -89,24 +149,42 @@ def forward(model: nn.Module, images: Tensor, manner: Manner) -> Tensor:
     if manner.autocast is None:
         logits: Tensor = model(images)
     else:
-        with torch.autocast(images.device.type, dtype=manner.autocast):
+        # Its cache keeps what a recording of the step would not find again; each weight is used once anyway.
+        with torch.autocast(images.device.type, dtype=manner.autocast, cache_enabled=False):
             logits = model(images)
     return logits.float()
 
 
 @torch.no_grad()
 def outcomes(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], manner: Manner
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    manner: Manner,
+    quicker: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Each example's cross-entropy (N,) float32 and whether it is classified right (N,) bool, in evaluation mode."""
-    losses, right = [], []
+    """Each example's cross-entropy (N,) float32 and whether it is classified right (N,) bool, in evaluation mode.
+
+    A `quicker` module, which is to compute what the model does, takes its place if the two agree on the first batch.
+    """
+    losses, right, used = [], [], model
     with undisturbed(model):
         model.eval()
-        for images, labels in batches:
-            logits = forward(model, images, manner)
-            losses.append(functional.cross_entropy(logits, labels, reduction="none").cpu())
-            right.append((logits.argmax(1) == labels).cpu())
-    return torch.cat(losses), torch.cat(right)
+        for number, (images, labels) in enumerate(batches):
+            logits = forward(used, images, manner)
+            loss = _losses(logits, labels)
+            if (
+                number == 0
+                and quicker is not None
+                and agree(_losses(forward(quicker, images, manner), labels), loss)
+            ):
+                used = quicker
+            losses.append(loss)
+            right.append(logits.argmax(1) == labels)
+    return torch.cat(losses).cpu(), torch.cat(right).cpu()
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, reduction="none")
 
 
 @contextmanager

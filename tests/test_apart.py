@@ -108,6 +108,29 @@ def test_no_reader_is_left_behind() -> None:
         os.kill(process, 0)
 
 
+def test_several_readers_give_the_same_in_the_same_order() -> None:
+    names = ["a", "b", "crash", "c", "newer", "d", "end", "e", "f", "g", "h", "i"]
+    paths, done = [Path("runs") / name for name in names], []
+    alone = list(read_apart(paths, deed, QUICK))
+    several = list(read_apart(paths, deed, QUICK, readers=3, meanwhile=lambda: done.append("begun")))
+    for one, other in zip(alone, several, strict=True):
+        assert type(one) is type(other)
+        assert str(one) == str(other) if isinstance(one, PrunecliError) else one[0] == other[0]
+    assert done == ["begun"]
+    assert len({found[1] for found in several if isinstance(found, tuple)}) > 2
+    assert list(read_apart([], deed, readers=3)) == []
+
+
+def test_none_of_several_readers_is_left_behind() -> None:
+    reading = read_apart([Path(name) for name in ("a", "b", "sleep", "sleep")], deed, Limits(), readers=2)
+    processes = [next(reading)[1], next(reading)[1]]
+    assert len({*processes, os.getpid()}) == 3
+    reading.close()
+    for process in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
 def test_memory_is_granted_by_the_files_size(tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:

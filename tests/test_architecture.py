@@ -17,7 +17,7 @@ LAYERS = """
     prunecli errors progress randomness task determinism store.values
     stopping
     patience
-    own_code memory eligible trained_weights
+    own_code memory cores eligible trained_weights
     registry
     places
     experiment
@@ -29,19 +29,28 @@ LAYERS = """
     classes changed_examples
     compare
     masks augmentations initializations labels optimizers schedules selections
+    folding memory_formats
     state training criteria scopes scores models datasets
     stored_labels run_references
     run_examples
     store.states
     store.slots
+    captured
     building
+    machinery
+    together.chain
     lab
     evidence example_evidence observers estimate
     stages measuring
     procedure
     catalog
     runs
+    kept
+    reuse
+    workers
     seeds placing plan score_plan
+    order
+    together
     score_checks score_runs
     score_outlook
     scoring

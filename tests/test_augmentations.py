@@ -152,3 +152,16 @@ def test_impossible_options_are_refused(name: str, option: str, value: object) -
 def test_defaults_are_possible(name: str) -> None:
     for option in augmentations[name].options.values():
         TypeAdapter(option.annotation).validate_python(option.default, strict=True)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 6, 8, 12])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_flip_mirrors_what_was_drawn_and_nothing_else(width, dtype, offset):
+    pixels = torch.randint(0, 256, (offset + 40 * 3 * 5 * width,)).to(dtype)[offset:].view(40, 3, 5, width)
+    index = torch.arange(40)
+    draw = Draw(7, index)
+    found = Choice("augmentations", "flip")(pixels, draw)
+    for image, mirrored, one in zip(pixels, draw.uniform("flip") < 0.5, found, strict=True):
+        assert torch.equal(one, image.flip(-1) if mirrored else image)
+    assert found.dtype == dtype

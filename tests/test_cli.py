@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import itertools
@@ -335,7 +336,9 @@ def test_show_takes_texts_of_any_form_and_tells_origins(folder):
 
 def test_show_of_a_run_is_its_recipe(run):
     shown = load_text(prunecli_("show", str(run)).stdout, "shown").points[0].experiment
-    assert shown == load(Path("small.yaml")).points[0].experiment
+    given = load(Path("small.yaml")).points[0].experiment
+    # What the recipe leaves to us was chosen when the run began.
+    assert shown == dataclasses.replace(given, precision="float32", memory_format="contiguous")
 
 
 def test_check_tells_sound_from_damaged(run):
@@ -395,6 +398,13 @@ for line in ["--help", "compare --help", "prune --help", "compare {run}", "compa
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_help_opens_without_what_reads_computes_or_draws():
+    heavy = ["torch", "numpy", "pydantic", "h5py", "scipy", "matplotlib", "rich", "yaml", "prunecli.compare"]
+    code = f"import sys, prunecli.cli.app; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 # --- Progress

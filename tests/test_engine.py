@@ -289,7 +289,10 @@ def test_the_log_tells_people_what_happened(two_seeds):
 def test_a_plan_foresees_the_run(two_seeds, tmp_path):
     (plan,) = make_plan(recipe("seeds=[0, 1]"), Settings(runs=two_seeds.parent), timed=False)
     assert plan.folder == two_seeds
-    assert plan.reused == ((0, 3), (1, 3))
+    assert [(one.seed, one.levels, one.source) for one in plan.reused] == [
+        (0, 3, "sealed already"),
+        (1, 3, "sealed already"),
+    ]
     run = read_run(two_seeds)
     assert [f.outlook.density for f in plan.levels] == pytest.approx(run.density, abs=1e-3)
     assert [f.outlook.spent for f in plan.levels] == run.spent.tolist()

@@ -100,6 +100,34 @@ def test_a_fraction_of_0_changes_nothing():
     assert same(masks.prune(kept, weights, [(NAMES, 0.0)]), kept)
 
 
+EDGES = [0.0, -0.0, 1e-40, -1e-40, 1e-45, 1.0, -1.0, 3.0, 3.0000002, float("inf"), float("-inf")]
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@given(
+    values=st.lists(st.sampled_from(EDGES) | st.floats(-2, 2, width=32), min_size=1, max_size=60),
+    kept=st.lists(st.booleans(), min_size=60, max_size=60),
+    fraction=st.floats(0, 1),
+)
+@settings(max_examples=60)
+def test_what_is_dropped_is_what_a_stable_order_of_all_scores_puts_first(
+    dtype, flushed, values, kept, fraction
+):
+    """The same ranking as sorting everything, however many tie, and where subnormal numbers count as 0 too."""
+    before = torch.tensor(kept[: len(values)])
+    scores, count = torch.tensor(values).to(dtype), round(fraction * int(before.sum()))
+    torch.set_flush_denormal(flushed)
+    try:
+        positions = before.nonzero().squeeze(1)
+        expected = before.clone()
+        expected[positions[scores[positions].argsort(stable=True)[:count]]] = False
+        found = masks.prune(Masks({"a": before}), {"a": scores}, [(("a",), fraction)])["a"]
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(found, expected)
+
+
 def test_scores_that_are_nan_are_refused_by_name():
     kept = masks.full({"fc.weight": torch.zeros(2)}, ("fc.weight",))
     with pytest.raises(Diverged, match=r"fc\.weight"):

@@ -331,7 +331,7 @@ WRONG = [
     (9, "seeds: []", 8, "'seeds' should have at least 1 item, not 0"),
     (9, "seeds: [0, 0]", 8, "'seeds' should name each seed once"),
     (9, "seeds: [0, -1]", 12, "'seeds.1' should be greater than or equal to 0; found -1"),
-    (9, "precision: float16", 12, "'precision' should be 'float32' or 'bfloat16'; found 'float16'"),
+    (9, "precision: float16", 12, "'precision' should be 'auto', 'float32' or 'bfloat16'; found 'float16'"),
     (
         9,
         "validation: 1.5",

@@ -24,9 +24,10 @@ from prunecli.cli.runs import _waits
 from prunecli.determinism import held
 from prunecli.engine import carry_out_all
 from prunecli.errors import DamagedRun, EnvironmentMissing, Stopped, StorageError, UsageError
+from prunecli.kept import dense_state
 from prunecli.progress import EpochDone, Event, LevelDone, Said
 from prunecli.recipe.load import load, load_text
-from prunecli.runs import Settings, dense_state, header_of, prepare, run_digest
+from prunecli.runs import Settings, header_of, prepare, run_digest
 from prunecli.state import Midway, Outcomes
 from prunecli.stopping import Aborted
 from prunecli.store import codec
@@ -191,7 +192,7 @@ def test_a_level_that_cannot_be_made_again_as_it_was_stops_and_keeps_it(tmp_path
 
 def test_a_strangers_file_among_the_states_is_set_aside(tmp_path):
     (run,) = prepare(recipe(), Settings(runs=tmp_path))
-    name = dense_state(run.experiment, run.dataset.fingerprint, Settings())
+    name = dense_state(run, Settings())
     path = tmp_path / ".states" / name / "seed-0.safetensors"
     path.parent.mkdir(parents=True)
     path.write_text("mine")
@@ -225,7 +226,7 @@ def test_nothing_is_written_or_deleted_through_a_linked_folder_of_states(tmp_pat
     victim.mkdir()
     (victim / ".tmp-seed-0.safetensors-1-ab").write_text("precious")
     (tmp_path / ".states").mkdir()
-    name = dense_state(run.experiment, run.dataset.fingerprint, Settings())
+    name = dense_state(run, Settings())
     (tmp_path / ".states" / name).symlink_to(victim)
     with pytest.raises(DamagedRun, match="a symbolic link, which is not followed"):
         carried_out(tmp_path)
@@ -563,7 +564,12 @@ def test_an_optimizer_that_keeps_more_than_tensors_is_refused(lab_of, tmp_path, 
     )
     monkeypatch.syspath_prepend(tmp_path)
     experiment = (
-        load_text(SMALL, "x", ["optimizer=python:keeping_numbers:counting"], allow_code=True)
+        load_text(
+            SMALL,
+            "x",
+            ["optimizer=python:keeping_numbers:counting", "precision=float32", "memory_format=contiguous"],
+            allow_code=True,
+        )
         .points[0]
         .experiment
     )

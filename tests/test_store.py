@@ -19,7 +19,7 @@ from prunecli.store.folder import RunFolder
 from prunecli.store.inspection import problems, standing
 from prunecli.store.lock import is_locked, locked
 from prunecli.store.reading import read_run
-from prunecli.store.sealing import commit, read_record, read_sealed, record_path, seal
+from prunecli.store.sealing import commit, read_record, read_sealed, record_of, record_path, seal
 from prunecli.store.sealing import replace as replace_file
 from prunecli.store.values import Header, Measured
 
@@ -450,3 +450,26 @@ def _newer_store(run: RunFolder) -> None:
     record_path(run.store).write_bytes(
         record_of(run.store.read_bytes(), {"recipe_digest": run.digest, "seeds": [0]})
     )
+
+
+def test_a_table_is_read_without_what_is_known_of_each_example(tmp_path):
+    folder = RunFolder(tmp_path / "run-dddddddd", HEADER.digest)
+    folder.path.mkdir()
+    folder.write_run(
+        {"recipe_digest": HEADER.digest, "recipe": {"seeds": [0, 1, 2]}, "levels": LEVELS, "failures": {}}
+    )
+    folder.store.write_bytes(codec.encode_store(table(), HEADER))
+    with h5py.File(folder.store, "r+") as file:
+        for place in ("examples/loss", "masks/fc.weight"):
+            dataset = file[place]
+            for number in range(dataset.id.get_num_chunks()):
+                dataset.id.write_direct_chunk(dataset.id.get_chunk_info(number).chunk_offset, b"not packed")
+    data = folder.store.read_bytes()
+    facts = {"recipe_digest": HEADER.digest, "seeds": [0, 1, 2], "tips": {}}
+    record_path(folder.store).write_bytes(record_of(data, facts))
+    found = read_run(folder.path)
+    errors = [[one.arrays["metrics/test_error"] for one in table([seed])] for seed in range(3)]
+    assert found.metrics["test_error"].tolist() == np.array(errors).tolist()
+    assert found.kept[0, :, 0].tolist() == [6000, 5000, 4000, 3000]
+    with pytest.raises(DamagedRun, match="damaged: /"):
+        folder.stored()

@@ -14,7 +14,8 @@ from prunecli.cli.compare import compare
 from prunecli.cli.machine import check, doctor, status
 from prunecli.cli.noise import noise
 from prunecli.cli.output import INTERRUPTED, command
-from prunecli.cli.recipes import cp, ls, plan, schema, show
+from prunecli.cli.planned import plan
+from prunecli.cli.recipes import cp, ls, schema, show
 from prunecli.cli.runs import prune, train
 from prunecli.cli.score import score
 from prunecli.stopping import SIGNALS

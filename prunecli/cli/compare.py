@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +28,7 @@ from prunecli.cli.groups import (
 )
 from prunecli.cli.pictures import PicturesFile, Sheet, Top, checked_sheet, draw_pictures
 from prunecli.cli.plots import Figure, HtmlFiles, PlotFiles, Plotting, checked_plotting, write_plots
+from prunecli.cli.reading import Read, collecting_, read_runs
 from prunecli.errors import (
     EnvironmentMissing,
     NotComparable,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from prunecli.compare import Compared, Reference, Summary
     from prunecli.store.values import StoredRun
 
-Read = Callable[[Path], "StoredRun"]
 _LEVELS = (*LEVELS, "same")
 
 
@@ -172,7 +171,7 @@ def compare(
 def compare_runs(texts: Sequence[str], settings: Settings, read: Read) -> None:
     """Print the runs' comparison; then raise what was wrong with any of them, all in one error."""
     errors: list[PrunecliError] = []
-    with _collecting_(errors):
+    with collecting_(errors):
         _compare_runs(texts, settings, read, errors)
     if errors:
         # What could not be read weighs more than what could not be compared, and that more than a failed gate.
@@ -181,18 +180,18 @@ def compare_runs(texts: Sequence[str], settings: Settings, read: Read) -> None:
 
 
 def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: list[PrunecliError]) -> None:
-    from prunecli.compare import check_gate, problems
-
-    runs = list(_read(paths_of(texts, settings.root), settings, read, errors))
+    runs = list(read_runs(paths_of(texts, settings.root), settings.seeds, read, errors))
     if not runs:
         return
+    from prunecli.compare import check_gate, problems
+
     compared = _compared(runs, settings, read)
     if settings.grouping and (not settings.paper or settings.at or settings.plotting):
         # Beside claims, which have hundreds of groups of their own, only where they are to be seen.
-        with _collecting_(errors):
+        with collecting_(errors):
             compared = with_subgroups(compared, settings.grouping, errors)
     if settings.paper:
-        with _collecting_(errors):
+        with collecting_(errors):
             compared = with_claims(compared, settings.paper, settings.grouping, settings.seeds)
     if settings.classes:
         compared = with_classes(compared, settings.at, settings.seeds, errors)
@@ -202,37 +201,12 @@ def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: 
         if settings.plotting:
             write_plots(compared, settings.plotting, errors, brief=_brief(compared, settings))
     if settings.sheet:
-        with _collecting_(errors):
+        with collecting_(errors):
             _say(draw_pictures(compared, settings.sheet))
     errors += problems(compared, require_n=settings.require_n)
     for summary, gate in itertools.product(compared.summaries, settings.gates):
-        with _collecting_(errors):
+        with collecting_(errors):
             check_gate(gate, compared, summary)
-
-
-@contextmanager
-def _collecting_(errors: list[PrunecliError]) -> Iterator[None]:
-    """Keeps an error for later, so that one run does not stop the others."""
-    try:
-        yield
-    except PrunecliError as error:
-        errors.append(error)
-
-
-def _read(
-    paths: Sequence[Path], settings: Settings, read: Read, errors: list[PrunecliError]
-) -> Iterator[StoredRun]:
-    """The runs that can be read, and have the seeds asked for; what is wrong with the others goes to `errors`."""
-    from prunecli.compare import with_seeds
-    from prunecli.store.apart import read_apart
-
-    # Anybody may have written them: what crashes on one is a process of its own.
-    for run in read_apart(paths, read):
-        if isinstance(run, PrunecliError):
-            errors.append(run)
-            continue
-        with _collecting_(errors):
-            yield with_seeds(run, settings.seeds) if settings.seeds else run
 
 
 def _compared(runs: Sequence[StoredRun], settings: Settings, read: Read) -> Compared:
@@ -282,7 +256,7 @@ def _named(text: str, summaries: Sequence[Summary], settings: Settings, read: Re
             f"--against '{text}': no such run{hint}; a level after ':' is a number, {', '.join(_LEVELS)}"
         )
     errors: list[PrunecliError] = []
-    for run in _read([path], settings, read, errors):
+    for run in read_runs([path], settings.seeds, read, errors):
         return summarize(run)
     raise errors[0]
 
@@ -342,9 +316,10 @@ def _checked_confidence(confidence: float) -> float:
 
 
 def _checked_files(paths: Iterable[Path]) -> tuple[Path, ...]:
-    from prunecli.report import ENDINGS
-
     for path in paths:
+        # Only where there is a file: what knows of them knows statistics too, and takes its time to import.
+        from prunecli.report import ENDINGS
+
         if path.suffix not in ENDINGS:
             raise UsageError(f"--output {path}: unknown ending; known: {' '.join(ENDINGS)}")
     return tuple(paths)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunecli.cli import output
 from prunecli.errors import UsageError, shown
-from prunecli.run_references import DIGEST
+from prunecli.store.naming import DIGEST
 
 _RUN_FILES = ("recipe.yaml", "run.json", "store.h5", "parts")
 

@@ -35,7 +35,14 @@ Seeds = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[
-    int, typer.Option("--workers", min=1, metavar="N", help="Seeds carried out side by side, in processes.")
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        metavar="N",
+        help="Seeds carried out side by side, in processes; else by cores, memory and work.",
+        show_default=False,
+    ),
 ]
 Checkpoint = Annotated[
     float,

@@ -1,4 +1,4 @@
-"""`prunecli plan`, `ls`, `cp`, `show` and `schema`: what there is, and what a recipe means."""
+"""`prunecli ls`, `cp`, `show` and `schema`: what there is, and what a recipe means."""
 
 from __future__ import annotations
 
@@ -12,37 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunecli.cli import output
-from prunecli.errors import StorageError, UsageError, shown
+from prunecli.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
-    from prunecli.experiment import Experiment
     from prunecli.places import Places
-    from prunecli.plan import PlannedRun
-    from prunecli.procedure import Foreseen
     from prunecli.recipe.load import Point, Recipe
     from prunecli.runs import Settings
-
-SHOWN_LEVELS = 40
-
-
-def plan(
-    recipe: output.RecipeArgument,
-    overrides: output.Overrides = None,
-    runs: output.Runs = Path("runs"),
-    seeds: output.Seeds = "",
-    device: output.Device = "auto",
-    data_root: output.DataRoot = None,
-    allow_code: output.AllowCode = False,
-    allow_download: output.AllowDownload = False,
-    verbose: output.Verbose = False,
-    json: output.AsJson = False,
-) -> None:
-    """Check a recipe and show what it will do: its levels, sizes, folders and cost. Runs nothing."""
-    del verbose
-    allowed = {"allow_code": allow_code, "allow_download": allow_download}
-    loaded = load_recipe(recipe, overrides or (), seeds, places_of(runs, data_root), **allowed)
-    settings = make_settings(runs, device, data_root, download=False, source=loaded.source)
-    print_plan(loaded, settings, as_json=json)
 
 
 def places_of(runs: Path, data_root: str | None) -> Places:
@@ -83,7 +58,7 @@ def make_settings(
     *,
     download: bool,
     dense_only: bool = False,
-    workers: int = 1,
+    workers: int | None = None,
     source: str = "",
 ) -> Settings:
     """Where and how a command line asks for runs of the recipe in the file `source` to be carried out."""
@@ -96,19 +71,6 @@ def make_settings(
     folder = Path(source).parent if Path(source).is_file() else None
     found = replace(roots(data_root, download, os.environ), recipe=folder)
     return Settings(runs, choose_device(device), found, dense_only, workers)
-
-
-def print_plan(recipe: Recipe, settings: Settings, *, as_json: bool) -> None:
-    """Print the plan of a recipe."""
-    from prunecli import plan
-
-    plans = plan.make_plan(recipe, settings)
-    if as_json:
-        output.print_json([plan.as_json(one) for one in plans])
-        return
-    for one in plans:
-        for line in "\n".join(_plan_lines(one)).split("\n"):
-            print(shown(line))
 
 
 def ls(
@@ -196,87 +158,6 @@ def schema(verbose: output.Verbose = False) -> None:
     from prunecli.recipe.json_schema import json_schema
 
     output.print_json(json_schema())
-
-
-def _plan_lines(plan: PlannedRun) -> Iterator[str]:
-    from prunecli.plan import described
-    from prunecli.selections import lacking_in_words
-    from prunecli.trained_weights import trained_at
-
-    experiment, counts = plan.point.experiment, plan.counts
-    yield f"{plan.point.label}: {described(experiment.model)} on {described(experiment.data)}"
-    yield f"  folder      {plan.folder or 'known once the dataset is there'}"
-    if plan.parameters is not None and plan.task is not None:
-        shape = "x".join(map(str, plan.task.shape))
-        excluded = f", {plan.excluded:,} weights excluded" if plan.excluded else ""
-        yield (
-            f"  model       {plan.parameters:,} parameters, {plan.prunable:,} prunable in {plan.tensors} tensors"
-            f"{excluded}; {shape} inputs, {plan.task.classes} classes"
-        )
-    if where := trained_at(experiment.model.name):
-        yield f"  pretrained  {where}"
-    if counts.train is not None:
-        left = f", {counts.left_out:,} left out" if counts.left_out else ""
-        yield f"  examples    {counts.train:,} training, {counts.validation:,} validation{left}, {counts.test:,} test"
-        yield f"  steps       {plan.steps_per_epoch:,} an epoch of batches of {experiment.batch_size}{_joined(plan)}"
-    if plan.split:
-        yield f"  split       {plan.split}"
-    if counts.lacking:
-        yield f"  lacking     {lacking_in_words(counts.lacking)}"
-    if plan.missing:
-        yield "  missing     " + plan.missing.replace("\n", "\n              ")
-    yield f"  rate        {_rate(experiment)}"
-    yield from _elided(
-        [("level", "stages", "weights remaining", "epochs spent"), *map(_level_row, plan.levels)]
-    )
-    seeds = len(experiment.seeds)
-    total = plan.epochs * seeds
-    yield f"  in all      {len(plan.levels)} levels x {seeds} seeds, {plan.epochs:g} epochs a seed, {total:g} epochs"
-    if plan.reused:
-        yield "  stored      " + ", ".join(f"seed {seed}: {levels} levels" for seed, levels in plan.reused)
-    if plan.seconds is not None:
-        yield f"  time        about {duration(plan.seconds)} for all of it on this machine (steps timed now)"
-    if plan.store_bytes is not None and plan.state_bytes is not None:
-        store, states = size(plan.store_bytes), size(plan.state_bytes)
-        yield f"  disk        at most {store} of store, {states} of states to go on from"
-    yield ""
-
-
-def _level_row(foreseen: Foreseen) -> tuple[str, ...]:
-    """A level's number, stages, weights remaining of the prunable ones and of all, and epochs."""
-    from prunecli.plan import described
-
-    outlook, level = foreseen.outlook, foreseen.level
-    remaining = "?" if outlook.density is None else f"{100 * outlook.density:.2f}%"
-    if outlook.excluded and outlook.density_of_all is not None:
-        remaining += f" ({100 * outlook.density_of_all:.2f}% of all)"
-    return str(level.number), ", ".join(map(described, level.stages)), remaining, f"{outlook.spent:g}"
-
-
-def _joined(plan: PlannedRun) -> str:
-    """That an epoch's last batch is one larger, where it is."""
-    size = plan.point.experiment.batch_size
-    joined = size > 1 and (plan.counts.train or 0) > size and (plan.counts.train or 0) % size == 1
-    return f", the last of {size + 1}: one example left over is joined to it" if joined else ""
-
-
-def _rate(experiment: Experiment) -> str:
-    """The learning rate at the start and the end of the schedule; a schedule that never moves says so."""
-    rate, epochs = experiment.learning_rate(experiment.epochs), experiment.epochs
-    values = [rate(epochs * number / 200) for number in range(201)]
-    ends = f"{values[0]:g} at the start, {rate(epochs * (1 - 1e-9)):g} at the end of {epochs:g} epochs"
-    still = experiment.learning_rate.name != "constant" and len(set(values[:-1])) == 1
-    return ends + ("; it never changes, so rewinding it does nothing" if still else "")
-
-
-def _elided(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    shown = list(rows)
-    if len(rows) > SHOWN_LEVELS:
-        gap = ("", f"… {len(rows) - SHOWN_LEVELS} levels more (--json has them) …", "", "")
-        shown = [*rows[: SHOWN_LEVELS // 2], gap, *rows[-SHOWN_LEVELS // 2 :]]
-    widths = [max(len(row[column]) for row in shown) for column in range(4)]
-    for level, stages, remaining, spent in shown:
-        yield f"  {level:>{widths[0]}}  {stages:<{widths[1]}}  {remaining:>{widths[2]}}  {spent:>{widths[3]}}".rstrip()
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunecli.cli import output
-from prunecli.cli.recipes import load_recipe, make_settings, places_of, print_plan
+from prunecli.cli.planned import print_plan
+from prunecli.cli.recipes import load_recipe, make_settings, places_of
 from prunecli.errors import Diverged, SomeFailed
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _verb(name: str, about: str, *, dense_only: bool) -> Callable[..., None]:
         runs: output.Runs = Path("runs"),
         seeds: output.Seeds = "",
         device: output.Device = "auto",
-        workers: output.Workers = 1,
+        workers: output.Workers = None,
         data_root: output.DataRoot = None,
         download: output.Download = False,
         checkpoint: output.Checkpoint = 300,

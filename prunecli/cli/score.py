@@ -66,9 +66,13 @@ EpochOption = Annotated[
 ]
 
 WorkersOption = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--workers", min=1, metavar="N", help="Scoring runs carried out side by side, in processes."
+        "--workers",
+        min=1,
+        metavar="N",
+        help="Scoring runs carried out side by side, in processes; else by cores, memory and work.",
+        show_default=False,
     ),
 ]
 CheckpointOption = Annotated[
@@ -98,7 +102,7 @@ def score(
     ] = Path("scores.h5"),
     runs: output.Runs = Path("runs"),
     device: output.Device = "auto",
-    workers: WorkersOption = 1,
+    workers: WorkersOption = None,
     data_root: output.DataRoot = None,
     download: output.Download = False,
     checkpoint: CheckpointOption = 300,

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
-import multiprocessing
 import os
-import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from multiprocessing.synchronize import Event
-from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
-from torch.utils import data as torch_data
 
-# A worker process that starts afresh looks augmentations up by name: it must have them registered.
-import prunecli.augmentations  # noqa: F401
 from prunecli.datasets.files import located, size_of
-from prunecli.datasets.values import Augment, Dataset, Facts, Normalization, Split
-from prunecli.errors import EnvironmentMissing, PrunecliError, UsageError
+from prunecli.datasets.image_files import ImageFiles, keeping
+from prunecli.datasets.readers import Decoder, Readers
+from prunecli.datasets.values import Dataset, Facts, Split
+from prunecli.errors import EnvironmentMissing, UsageError
 from prunecli.places import PathInRecipe, Roots
 from prunecli.randomness import key
 from prunecli.registry import Later, NoResult, data
 from prunecli.task import Task
-
-_IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-_SIGNALS = (*_IGNORED, signal.SIGTERM)
-_IMAGENET = Normalization(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @data(facts=Facts())
@@ -45,22 +32,30 @@ def image_folder(
     size: Annotated[int, Field(ge=1, le=4096)] = 224,
     resize: Annotated[int, Field(ge=1, le=4096)] = 256,
     test: Annotated[float | None, Field(gt=0, lt=1), Later()] = None,
-    workers: Annotated[int, Field(ge=0, le=256), NoResult()] = 2,
+    workers: Annotated[int | None, Field(ge=0, le=256), NoResult()] = None,
+    prefetch: Annotated[int, Field(ge=1, le=64), NoResult()] = 2,
+    keep: Annotated[Literal["auto", "never"], NoResult()] = "auto",
 ) -> Dataset:
     """Image files `train/CLASS/*` and `val/CLASS/*` (or `test/`), as ImageNet; ImageNet's mean and std.
 
     Images are resized to `resize` on their shorter side and cropped to the central `size`, or else made by
-    the augmentations that work on single images. `workers` processes decode them. Where the folder has no test
-    part, `test` holds out this fraction of each class of `train/`, never all of one: those whose names have the
-    lowest keyed hash. The path is looked for under each data root, in the working directory, and beside the
-    recipe. The fingerprint covers names and sizes of the files and the split, not the files' content.
+    the augmentations that work on single images. `workers` processes decode them, `prefetch` batches ahead each; by
+    default as many as there are cores but one, those of seeds side by side together, and 32 at most. Under
+    `keep: auto` images that no augmentation makes anew from their files are decoded once and kept, where a part's
+    take no more than a quarter of the memory. Where the folder has no test part, `test` holds out this fraction of
+    each class of `train/`, never all of one: those whose names have the lowest keyed hash. The path is looked for
+    under each data root, in the working directory, and beside the recipe. The fingerprint covers names and sizes of
+    the files and the split, not the files' content.
     """
     if resize < size:
         raise UsageError(f"image_folder: resize {resize} is smaller than size {size}")
     folder = located(roots, path, "train")
     parts = _two_parts(folder) if test is None else _split(folder, test)
+    readers = Readers(Decoder(size, resize), workers, prefetch)
+    kept = keeping([len(part.paths) if keep == "auto" else 0 for part in parts], size)
     train, tested = (
-        Split(ImageFiles(part.paths, size, resize, workers), torch.tensor(part.labels)) for part in parts
+        Split(ImageFiles(part.paths, readers, own), torch.tensor(part.labels))
+        for part, own in zip(parts, kept, strict=True)
     )
     sizes = f"{len(train):,} left, {len(tested):,} held out"
     return Dataset(
@@ -70,96 +65,6 @@ def image_folder(
         _fingerprint(folder, parts[0].paths, parts[1].paths, split=test is not None),
         "" if test is None else f"test: {test:g} of each class of train/: {sizes}",
     )
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Images in files, decoded batch by batch in worker processes; their number changes no image."""
-
-    paths: tuple[str, ...]
-    size: int
-    resize: int
-    workers: int
-    normalize: Normalization = _IMAGENET
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def batches(self, order: Sequence[Tensor], augment: Augment, device: torch.device) -> Iterator[Tensor]:
-        """See `Images.batches`."""
-        loader = self._loader(order, augment, device)
-        with _signals_held_back():
-            decoded = iter(loader)
-        try:
-            for index, pixels in zip(order, decoded, strict=True):
-                if isinstance(pixels, PrunecliError):
-                    raise pixels
-                moved = pixels.to(device, non_blocking=True)
-                yield self.normalize(augment.batch(moved, index.to(device)))
-        finally:
-            # An error's traceback keeps this frame; the workers are to end now, not when that is cleared.
-            del decoded
-
-    def to(self, device: torch.device) -> ImageFiles:  # noqa: ARG002  (files stay where they are)
-        """The same images."""
-        return self
-
-    def _loader(
-        self, order: Sequence[Tensor], augment: Augment, device: torch.device
-    ) -> torch_data.DataLoader[Tensor | PrunecliError]:
-        workers = min(self.workers, len(order))
-        return torch_data.DataLoader(
-            _Decoder(self.size, self.resize, augment),
-            batch_size=None,
-            sampler=([(self.paths[one], one) for one in index.tolist()] for index in order),
-            num_workers=workers,
-            # In a process that was spawned itself the default would load torch anew for each epoch.
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-            worker_init_fn=functools.partial(_leave_signals, _ending(os.getpid())) if workers else None,
-            pin_memory=device.type == "cuda",
-            # The loader draws a seed that nothing here uses; torch's own generator is not to notice.
-            generator=torch.Generator(),
-        )
-
-
-@dataclass(frozen=True)
-class _Decoder(torch_data.Dataset[Tensor | PrunecliError]):
-    """Makes a batch, uint8 (B, C, H, W), of paths and positions; what goes wrong is returned, to be raised.
-
-    Raised here, an error would reach the main process wrapped in the worker's traceback.
-    """
-
-    size: int
-    resize: int
-    augment: Augment
-
-    def __getitem__(self, batch: list[tuple[str, int]]) -> Tensor | PrunecliError:
-        try:
-            return torch.stack([self._image(path, position) for path, position in batch])
-        except PrunecliError as error:
-            return error
-
-    def _image(self, path: str, position: int) -> Tensor:
-        from torchvision.transforms.v2.functional import center_crop, resize
-
-        image = _decoded(path)
-        if self.augment.per_image:
-            return self.augment.image(image, torch.tensor([position]), (self.size, self.size))
-        cropped: Tensor = center_crop(resize(image, [self.resize], antialias=True), [self.size, self.size])
-        return cropped
-
-
-def _decoded(path: str) -> Tensor:
-    """The image, uint8 (3, H, W)."""
-    from PIL.Image import DecompressionBombError
-    from torchvision.datasets.folder import pil_loader
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    try:
-        pixels: Tensor = pil_to_tensor(pil_loader(path))
-    except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:  # SyntaxError: a broken PNG
-        raise EnvironmentMissing(f"{path}: cannot be decoded: {error}") from error
-    return pixels
 
 
 @dataclass(frozen=True)
@@ -245,30 +150,3 @@ def _fingerprint(folder: Path, train: Sequence[str], test: Sequence[str], *, spl
         line = f"{_name(folder, path)}\0{size_of(Path(path))}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-@functools.cache
-def _ending(_process: int) -> Event:
-    """Set once this process ends; each process has its own."""
-    event = multiprocessing.Event()
-    # Before multiprocessing ends its workers by SIGTERM and waits for them, in child processes too.
-    Finalize(None, event.set, exitpriority=100)
-    return event
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Workers that start here can be sent no signal before they have said what to do with it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_signals(ending: Event, _worker: int) -> None:
-    """In a worker: leaves an interrupt or a cluster's SIGTERM to the main process, and ends with that."""
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending.is_set() else None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from prunecli import own_code
 from prunecli.errors import UsageError
 from prunecli.randomness import Draw, key
 from prunecli.registry import Choice
 from prunecli.task import Task
+
+READY_BYTES = 256 << 20
+"""How large the images of a split may be to be kept normalized as well: once is cheaper than at each step."""
+GPU_BLOCK = 64
+"""Batches that are put together at once on a GPU, where starting an operation costs more than carrying it out."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,11 @@ class Augment:
     def _draw(self, position: int, index: Tensor) -> Draw:
         """Draws of their own for each place in the list, so that the same augmentation twice is not undone."""
         return Draw(key(self.key, position), index)
+
+    @property
+    def own_code(self) -> bool:
+        """Whether functions of the user's are among the choices: what they do to an image may depend on the others."""
+        return any(choice.name.startswith(own_code.PREFIX) for choice in self.choices)
 
     @property
     def per_image(self) -> bool:
@@ -87,9 +99,17 @@ class Normalization:
     std: tuple[float, ...]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1) * self.scale
-        std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1) * self.scale
-        return (pixels.to(torch.float32) - mean) / std
+        mean, std = _scaled(self, pixels.device)
+        return (pixels.to(torch.float32) - mean).div_(std)
+
+
+@cache
+def _scaled(of: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C, 1, 1) of the stored pixels."""
+    mean, std = (
+        torch.tensor(values, device=device).view(-1, 1, 1) * of.scale for values in (of.mean, of.std)
+    )
+    return mean, std
 
 
 @dataclass(frozen=True)
@@ -104,14 +124,26 @@ class InMemory:
 
     def batches(self, order: Sequence[Tensor], augment: Augment, device: torch.device) -> Iterator[Tensor]:
         """See `Images.batches`; augmentation works on the stored pixels, as PIL's does."""
-        for index in order:
-            index = index.to(self.pixels.device)
-            images = self.pixels[index]
-            if augment.per_image:
-                pairs = zip(images, torch.split(index, 1), strict=True)
-                size = tuple(images.shape[2:])
-                images = torch.stack([augment.image(image, one, size) for image, one in pairs])
-            yield self.normalize(augment.batch(images, index)).to(device)
+        together = GPU_BLOCK if self.pixels.is_cuda and not augment.own_code else 1
+        for start in range(0, len(order), together):
+            block = order[start : start + together]
+            index = torch.cat(list(block)).to(self.pixels.device, non_blocking=True)
+            yield from torch.split(self._made(index, augment).to(device), [len(batch) for batch in block])
+
+    def _made(self, index: Tensor, augment: Augment) -> Tensor:
+        if not augment.choices and self.pixels.numel() * torch.float32.itemsize <= READY_BYTES:
+            return self._ready.index_select(0, index)
+        images = self.pixels.index_select(0, index)
+        if augment.per_image:
+            pairs = zip(images, torch.split(index, 1), strict=True)
+            size = tuple(images.shape[2:])
+            images = torch.stack([augment.image(image, one, size) for image, one in pairs])
+        return self.normalize(augment.batch(images, index))
+
+    @cached_property
+    def _ready(self) -> Tensor:
+        """All images, normalized; nobody gets a view of them, who might change them."""
+        return self.normalize(self.pixels)
 
     def to(self, device: torch.device) -> InMemory:
         """The images on the device."""

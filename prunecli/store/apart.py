@@ -1,12 +1,13 @@
 """Reading in a process of its own: libhdf5 crashes on some files, and a crash there is an error here.
 
-One forked child reads one path after the other. Where it dies, or takes more memory or time than such a file
-can ask for, that path is damaged, and a new child goes on with the next.
+A forked child reads one path after the other, or several children every so manieth. Where one dies, or takes more
+memory or time than such a file can ask for, that path is damaged, and a new child goes on with its next.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import pickle
 import resource
@@ -65,23 +66,45 @@ def read_apart(
     paths: Sequence[Path],
     read: Callable[[Path], T],
     limits: Limits = Limits(),
+    *,
+    readers: int = 1,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[T | PrunecliError]:
-    """What `read` gives for each path, or the error that it raises, in order."""
+    """What `read` gives for each path, or the error that it raises, in order.
+
+    `readers` children read side by side; `meanwhile` is called once they have begun, for what else there is to do.
+    """
     tasks = [_Task(path, _size(path)) for path in paths]
-    done = 0
-    while done < len(tasks):
-        with _Reader(tasks[done:], read, limits) as reader:
-            while done < len(tasks) and reader.alive:
-                found = reader.next(tasks[done])
-                done += 1
-                yield found
+    count = min(readers, len(tasks))
+    working: list[_Reader] = []
+    try:
+        for first in range(count):
+            working.append(_Reader(tasks[first::count], read, limits, working))
+        meanwhile()
+        for number, task in enumerate(tasks):
+            if not working[number % count].alive:
+                working[number % count].close()
+                working[number % count] = _Reader(tasks[number::count], read, limits, working)
+            yield working[number % count].next(task)
+    finally:
+        for reader in working:
+            reader.close()
 
 
 class _Reader:
-    """A child that reads tasks in order; it ends with the `with` block, whatever it is doing then."""
+    """A child that reads tasks in order; it ends when it is closed, whatever it is doing then.
 
-    def __init__(self, tasks: Sequence[_Task], read: Callable[[Path], Any], limits: Limits) -> None:
-        self.alive = True
+    The child keeps no hold of what other readers give.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[_Task],
+        read: Callable[[Path], Any],
+        limits: Limits,
+        others: Sequence[_Reader] = (),
+    ) -> None:
+        self.alive, self._open = True, True
         self._limits = limits
         self._results, writing = os.pipe()
         # A signal that came between the fork and the child's own handlers would run the parent's twice.
@@ -92,19 +115,23 @@ class _Reader:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._child = os.fork()
             if self._child == 0:
-                os.close(self._results)
+                for reader in (self, *others):
+                    reader._let_go()
                 _serve(tasks, read, limits, writing)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(writing)
 
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._results)
+    def close(self) -> None:
+        """End the child, and let go of what it gave."""
+        self._let_go()
         if self.alive:
             self._end()
+
+    def _let_go(self) -> None:
+        if self._open:
+            os.close(self._results)
+        self._open = False
 
     def next(self, task: _Task) -> Any:  # Any: what `read` gives, or a PrunecliError
         """The next task's result."""
@@ -151,6 +178,7 @@ def _serve(tasks: Sequence[_Task], read: Callable[[Path], Any], limits: Limits, 
             # It holds nothing that would have to be put in order.
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        gc.freeze()  # What its parent has is no garbage here: to look through it would copy its memory.
         faulthandler.disable()  # Its parent tells of a crash, in a line.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         nowhere = os.open(os.devnull, os.O_RDWR)

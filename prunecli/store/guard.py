@@ -26,7 +26,7 @@ from prunecli.store.values import is_name
 os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
 
 import h5py as h5py  # What writes imports it from here.
-from h5py import h5a, h5d, h5pl, h5s, h5t, h5z
+from h5py import h5a, h5d, h5l, h5o, h5pl, h5s, h5t, h5z
 
 # That leaves plugins that open files, which are tried on all that is no HDF5 file: there is no folder of them.
 for _ in range(h5pl.size()):
@@ -72,6 +72,10 @@ class Guarded:
     where: str
     _file: h5py.File
     _budget: _Budget = field(repr=False)
+    _groups: dict[str, h5py.Group] = field(default_factory=dict, repr=False)
+    """Those that were opened: nearly all that is read lies in a few."""
+    _last: dict[str, h5py.Dataset] = field(default_factory=dict, repr=False)
+    """The array that was opened last: its extents, content and attributes are asked for in turn."""
 
     def has(self, place: str) -> bool:
         """Whether there is something at the place; its groups have to be groups."""
@@ -125,10 +129,10 @@ class Guarded:
     def attribute(self, place: str, name: str) -> Any:  # Any: str, int, float, a tuple of them, or None
         """An attribute: text, a number, or a short row of numbers; None where there is none."""
         with self._reading(f"{place}@{name}"):
-            owner = self._item(place).id
-            if not h5a.exists(owner, name.encode()):
+            owner = self._item(place)
+            if not h5a.exists(owner.id, name.encode()):
                 return None
-            attribute = h5a.open(owner, name.encode())
+            attribute = h5a.open(owner.id, name.encode())
             space, kind = attribute.get_space(), attribute.get_type()
             simple = space.get_simple_extent_type() in (h5s.SCALAR, h5s.SIMPLE)
             text = type(kind) is h5t.TypeStringID and attribute.shape == ()
@@ -137,7 +141,7 @@ class Guarded:
                 raise self.damaged(place, f"its attribute {name} is neither text nor a number")
             if text and not kind.is_variable_str() and kind.get_size() > LONGEST_TEXT:
                 raise self.damaged(place, f"its attribute {name} is too long")
-            value = self._item(place).attrs[name]
+            value = owner.attrs[name]
             return self._text(place, value) if text else _plain(value)
 
     def damaged(self, place: str, what: str) -> DamagedRun:
@@ -153,14 +157,24 @@ class Guarded:
 
     def _item(self, place: str) -> h5py.HLObject:
         """What lies at a place: one step at a time, over hard links only."""
-        found = self._file
-        for name in filter(None, place.split("/")):
-            link = found.get(name, getlink=True) if isinstance(found, h5py.Group) else None
-            if link is None:
-                raise self.damaged(place, "missing")
-            if not isinstance(link, h5py.HardLink):
-                raise self.damaged(place, "a link, which is not followed")
-            found = found[name]
+        if (known := self._groups.get(place) or self._last.get(place)) is not None:
+            return known
+        folder, _, name = place.rpartition("/")
+        if not name:
+            return self._item(folder) if folder else self._file
+        above, address = self._item(folder), name.encode()
+        if not isinstance(above, h5py.Group) or not above.id.links.exists(address):
+            raise self.damaged(place, "missing")
+        if above.id.links.get_info(address).type != h5l.TYPE_HARD:
+            raise self.damaged(place, "a link, which is not followed")
+        opened = h5o.open(above.id, address)
+        # What h5py finds out on the way to this, such as the file's mode, takes longer than the rest.
+        found = h5py.Dataset(opened, readonly=True) if isinstance(opened, h5d.DatasetID) else above[name]
+        if isinstance(found, h5py.Group):
+            self._groups[place] = found
+        elif isinstance(found, h5py.Dataset):
+            self._last.clear()
+            self._last[place] = found
         return found
 
     def _group(self, place: str) -> h5py.Group:

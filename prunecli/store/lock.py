@@ -27,6 +27,18 @@ MOMENT, PATIENCE = 0.5, 15.0
 """Seconds to wait for a lock: a reader takes it for an instant to see whether it is free, and what a dead holder has
 started may hold it a little longer."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_held: set[int] = set()
+"""The descriptors of the locks that this process holds."""
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked process, such as one that decodes images: it is not to hold what its parent lets go of."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 @contextmanager
@@ -38,14 +50,13 @@ def locked(folder: Path, tell: Callable[[str], None] = lambda _message: None) ->
         StorageError: it cannot be opened.
     """
     descriptor = _opened(folder / "lock", os.O_RDWR | os.O_CREAT)
+    _held.add(descriptor)
     try:
         _take(descriptor, folder, tell)
         _write_name(descriptor)
         yield
     finally:
-        # Some file systems tell only now that the disk is full.
-        with suppress(OSError):
-            os.close(descriptor)
+        _close(descriptor)
 
 
 @contextmanager
@@ -65,6 +76,7 @@ def locked_while_held(
         StorageError: it cannot be opened.
     """
     descriptor = _taken(path, whose, tell, otherwise)
+    _held.add(descriptor)
     try:
         _write_name(descriptor)
         yield
@@ -72,8 +84,7 @@ def locked_while_held(
         # The name goes while the lock is held: who comes after finds either this file, locked, or none.
         with suppress(OSError):
             os.unlink(path)  # noqa: PTH108  (see sealing)
-        with suppress(OSError):
-            os.close(descriptor)
+        _close(descriptor)
 
 
 def is_locked(folder: Path) -> bool:
@@ -91,6 +102,14 @@ def is_locked(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _held:
+        _held.discard(descriptor)
+        # Some file systems tell only now that the disk is full.
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _opened(path: Path, flags: int) -> int:

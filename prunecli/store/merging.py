@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,25 @@ def _levels_in(path: Path) -> list[Measured]:
     if path.name == "store.h5":
         return codec.decode_store(data, str(path))
     return [codec.decode_level(data, str(path))]
+
+
+def as_made(levels: Sequence[Measured]) -> list[Measured]:
+    """A seed's levels in a store without what fills places up that only others of its levels have."""
+    filled = [{place for place, array in one.arrays.items() if _is_filling(place, array)} for one in levels]
+    # What no level has is not there at all: it was made so.
+    made = set.intersection(*filled) if filled else set()
+    return [
+        replace(
+            one, arrays={place: array for place, array in one.arrays.items() if place not in there - made}
+        )
+        for one, there in zip(levels, filled, strict=True)
+    ]
+
+
+def _is_filling(place: str, array: Any) -> bool:  # Any: the types that the contract gives each place
+    if array.dtype.kind == "f":
+        return bool(array.tobytes() == np.full_like(array, np.nan).tobytes())
+    return place.startswith("observations/") and not array.any()
 
 
 def same(found: Sequence[Measured], levels: Sequence[Measured]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,8 @@ def _stored_rows(run: RunFolder) -> dict[int, _Row]:
         if facts["seeds"] != list(axes.seeds):
             raise file.damaged("metrics/seed", f"{str(axes.seeds)[:80]}; its record says {facts['seeds']}")
         density, spent = (np.asarray(clock, np.float64) for clock in decoding.clocks(file, axes))
-        values = dict(_metrics(file, axes))
-        units, (layers, total, kept) = _units(file, values), _layers(file, axes)
+        values, units = _metrics(file, axes)
+        layers, total, kept = _layers(file, axes)
     return {
         seed: _Row(
             density, spent, {name: array[i] for name, array in values.items()}, units, total, layers, kept[i]
@@ -129,9 +129,10 @@ def _part_row(chain: Chain, seed: int) -> _Row:
                 raise file.damaged(
                     "", f"it is level {number} of seed {seed} by its name, and by itself another"
                 )
-            values = {name: float(array) for name, array in _metrics(file, Axes())}
+            arrays, units = _metrics(file, Axes())
+            values = {name: float(array) for name, array in arrays.items()}
             clocks = [float(clock) for clock in decoding.clocks(file, Axes())]
-            levels.append((clocks, values, _units(file, values), _layers(file, Axes())))
+            levels.append((clocks, values, units, _layers(file, Axes())))
     if len({layers for _, _, _, (layers, _, _) in levels}) > 1:
         raise DamagedRun(f"{chain.parts[0].parent}: damaged: its levels are of different layers")
     names = sorted({name for _, values, _, _ in levels for name in values})
@@ -148,13 +149,13 @@ def _part_row(chain: Chain, seed: int) -> _Row:
     )
 
 
-def _metrics(file: Guarded, axes: Axes) -> Iterator[tuple[str, Floats]]:
+def _metrics(file: Guarded, axes: Axes) -> tuple[dict[str, Floats], dict[str, str]]:
+    """The metrics, and their units; each array is opened once."""
+    values, units = {}, {}
     for name in sorted(set(file.names("metrics")) - _NO_METRICS):
-        yield name, decoding.read(file, f"metrics/{name}", axes).astype(np.float64)
-
-
-def _units(file: Guarded, names: Mapping[str, object]) -> dict[str, str]:
-    return {name: str(file.attribute(f"metrics/{name}", "units") or "") for name in names}
+        values[name] = decoding.read(file, f"metrics/{name}", axes).astype(np.float64)
+        units[name] = str(file.attribute(f"metrics/{name}", "units") or "")
+    return values, units
 
 
 def _layers(file: Guarded, axes: Axes) -> tuple[tuple[str, ...], int, NDArray[np.int64]]:

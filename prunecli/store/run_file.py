@@ -51,6 +51,7 @@ def read_run_json(path: Path) -> dict[str, Any]:  # Any: what JSON holds
         "failures": {},
         "recipe": {},
         "resumes": [],
+        "prefixes": [],
         **content,
     }
     for name, (fits, what) in _FIELDS.items():
@@ -108,6 +109,10 @@ def is_digest(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
+def _are_digests(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_LEVELS and all(map(is_digest, value))
+
+
 def _is_label(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[A-Za-z0-9._-]{0,255}", value) is not None
 
@@ -149,5 +154,6 @@ _FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "spent": (_is_clock, "numbers of epochs that rise"),
     "failures": (_are_failures, "seeds, each with the reason in words"),
     "resumes": (lambda value: isinstance(value, list), "a list"),
+    "prefixes": (_are_digests, "a row of 64 hexadecimal digits for each level"),
     "recipe": (_is_recipe, "a recipe, whose seeds are distinct whole numbers"),
 }

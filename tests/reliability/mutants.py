@@ -144,8 +144,8 @@ MUTANTS = (
         "gradients of dropped weights are not zeroed",
         "training.py",
         "dropped_stay_dropped",
-        "        if alive:\n",
-        "        if False:\n",
+        "    if alive:\n",
+        "    if False:\n",
     ),
     *(
         mutant(f"resuming forgets {what}", STATES, "resumed_inside_levels", old, new)
