@@ -32,7 +32,8 @@ Ratio = Annotated[
 def flip(images: Tensor, draw: Draw, *, p: Annotated[float, Field(ge=0, le=1)] = 0.5) -> Tensor:
     """Mirrors an image (of B, C, H, W) from left to right with probability `p`."""
     mirrored = (draw.uniform("flip") < p).view(-1, 1, 1, 1)
-    whole = _whole_rows(images.contiguous())
+    images = images.contiguous()
+    whole = _whole_rows(images)
     return torch.where(mirrored, images.flip(-1).view(whole.dtype), whole).view(images.dtype)
 
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -27,28 +28,36 @@ WARM_UP = 3
 """Times that work is done before it is recorded, for libraries to choose their kernels and memory."""
 ALLOWED = 0.02
 """How far a replayed step's change of the weights may be from that of the step as it is, as a part of its norm."""
+ONE_BY_ONE = "its operations are started one by one"
 SIZES = 2
 """Batch sizes that a recording is made of: an epoch has its own and a smaller one at its end."""
 
 
-def as_cuda_graph(work: Callable[[], None]) -> Callable[[], object]:
+def as_cuda_graph(device: torch.device, work: Callable[[], None]) -> Callable[[], object]:
     """Record work as a CUDA graph, once it was done a few times on a stream of its own; see `Record`."""
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UP):
-            work()
-    torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    # A thread that pins memory for the next batches may go on meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        work()
-    return graph.replay
+    # Streams and graphs are of the current device, which need not be the one that is worked on.
+    with torch.cuda.device(device):
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                work()
+        torch.cuda.current_stream().wait_stream(aside)
+        # A thread that pins memory for the next batches may go on meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            work()
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay
 
 
 def recorder(device: torch.device) -> Record | None:
     """How work is recorded on a device; None where there is nothing to gain."""
-    return as_cuda_graph if device.type == "cuda" else None
+    return partial(as_cuda_graph, device) if device.type == "cuda" else None
 
 
 @dataclass(frozen=True)
@@ -159,11 +168,8 @@ class Captured:
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError, TypeError) as error:
-                first = str(error).strip().partition("\n")[0]
                 self.given_up = True
-                self.say(
-                    f"the training step cannot be recorded ({first}): its operations are started one by one"
-                )
+                self.say(f"the training step cannot be recorded ({_cause(error)}): {ONE_BY_ONE}")
         return self.recorded.get(size)
 
     def _record(self, batch: Batch) -> _Recorded:
@@ -179,18 +185,26 @@ class Captured:
         def step() -> None:
             given.update(self._step(fixed.images, fixed.labels))
 
-        before = self._content()
-        self._place(fixed, batch)
-        replay = self.record(step)
-        # Numbers that Python drew would be a part of the recording: with another key they are others.
-        other, found = replace(batch, key=batch.key + 1), []
-        for work in (lambda: self._step(images, fixed.labels), replay):
+        before, places = self._content(), self._places()
+        try:
+            self._place(fixed, batch)
+            replay = self.record(step)
+            gradients = [(parameter, parameter.grad) for parameter in self.model.parameters()]
+            # Numbers that Python drew would be a part of the recording: with another key they are others.
+            other, found = replace(batch, key=batch.key + 1), []
+            for work in (lambda: self._step(images, fixed.labels), replay):
+                self._put_back(before)
+                self._place(fixed, other)
+                work()
+                found.append(self._content())
+            self._check_same(before, *found)
+            if moved := [name for name, place in self._places().items() if places.get(name) != place]:
+                raise ValueError(f"'{moved[0]}' is another tensor after a step, not the same one changed")
+        finally:
             self._put_back(before)
-            self._place(fixed, other)
-            work()
-            found.append(self._content())
-        self._put_back(before)
-        self._check_same(before, *found)
+        for parameter, gradient in gradients:
+            # What is replayed writes there, and whoever asks why a loss is not finite looks there.
+            parameter.grad = gradient
         return _Recorded(images, fixed.labels, given, replay)
 
     def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -214,10 +228,13 @@ class Captured:
     def _everything(self) -> dict[str, Tensor]:
         return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers()), **self._slots()}
 
+    def _places(self) -> dict[str, int]:
+        return {name: tensor.data_ptr() for name, tensor in self._everything().items()}
+
     def _check_same(self, before: Tensors, wanted: Tensors, found: Tensors) -> None:
-        for name, _ in self.model.named_parameters():
-            change = (wanted[name] - before[name]).norm()
-            if not (found[name] - wanted[name]).norm() <= ALLOWED * change + 1e-6:
+        for name, tensor in wanted.items():
+            change, apart = ((tensor - other[name]).double().norm() for other in (before, found))
+            if not apart <= ALLOWED * change + 1e-6:
                 raise ValueError(f"replayed, it changes '{name}' in another way")
 
 
@@ -228,9 +245,9 @@ _Replayed = tuple[Tensor, dict[str, Tensor], Callable[[], object]]
 class Inference(nn.Module):
     """A module whose work on batches of the sizes first seen is recorded; of others it is done as it is."""
 
-    def __init__(self, module: nn.Module, record: Record) -> None:
+    def __init__(self, module: nn.Module, record: Record, say: Callable[[str], None]) -> None:
         super().__init__()
-        self.module, self.record = module, record
+        self.module, self.record, self.say = module, record, say
         self.recorded: dict[torch.Size, _Replayed | None] = {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -252,12 +269,24 @@ class Inference(nn.Module):
             given["logits"] = self.module(fixed)
 
         try:
-            return fixed, given, self.record(work)
+            replay = self.record(work)
+            # On the images that it was recorded with, what was never recorded looks right as well.
+            fixed.copy_(images.flip(0).neg())
+            wanted = self.module(fixed)
+            replay()
+            if not torch.allclose(given["logits"], wanted, rtol=ALLOWED, atol=ALLOWED):
+                raise ValueError("replayed, it gives other logits")
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, TypeError):
-            # It gives the same, as fast as it did before there were recordings.
+        except (RuntimeError, ValueError, TypeError) as error:
+            self.say(f"the evaluation cannot be recorded ({_cause(error)}): {ONE_BY_ONE}")
             return None
+        return fixed, given, replay
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong first: the end of a recording complains of it anew."""
+    return str(error.__context__ or error).strip().partition("\n")[0]
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import TraceError
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from prunecli.masks import Tensors
@@ -55,24 +54,23 @@ class Folded:
 def fold(model: nn.Module) -> Folded | None:
     """The model with every BatchNorm folded that follows one layer and nothing else; None where there is none such.
 
-    A model that torch.fx cannot trace, since what it does depends on what it sees, is left as it is.
+    A model that cannot be copied or that torch.fx cannot trace, such as one whose work depends on what it sees, is left
+    as it is.
     """
     if not any(isinstance(module, NORMS) for module in model.modules()):
         return None
-    copied = copy.deepcopy(model).eval()
     try:
-        traced = fx.symbolic_trace(copied)
-    except (TraceError, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
+        traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+        pairs = _pairs(traced)
+        for pair in pairs:
+            _drop(traced, pair)
+        traced.graph.lint()
+        traced.recompile()
+        folded = Folded(traced, tuple(pairs))
+        folded.load_(dict(model.named_parameters()), dict(model.named_buffers()))
+    except Exception:  # noqa: BLE001  (a stranger's forward may raise anything; the model is evaluated as it is)
         return None
-    pairs = _pairs(traced)
-    known = {*dict(model.named_parameters()), *dict(model.named_buffers())}
-    if not pairs or not known.issuperset({*dict(traced.named_parameters()), *dict(traced.named_buffers())}):
-        return None
-    for pair in pairs:
-        _drop(traced, pair)
-    traced.graph.lint()
-    traced.recompile()
-    return Folded(traced, tuple(pairs))
+    return folded if pairs else None
 
 
 def agree(one: Tensor, other: Tensor) -> bool:
@@ -92,7 +90,7 @@ def _pairs(traced: fx.GraphModule) -> list[Pair]:
         once = calls[str(before.target)] == calls[str(node.target)] == 1
         # Without running statistics a BatchNorm looks at the batch, in evaluation too. Subclasses, such as timm's with
         # an activation, are traced into and so are not found here.
-        if once and isinstance(layer, LAYERS) and isinstance(norm, NORMS) and norm.running_mean is not None:
+        if once and type(layer) in LAYERS and isinstance(norm, NORMS) and norm.running_mean is not None:
             found.append(Pair(str(before.target), str(node.target), norm.eps))
     return found
 

@@ -39,7 +39,7 @@ class Machinery:
         module = None if self.folded is None else self.folded.module
         if self.record is None or not self._fast:
             return module
-        return Inference(module or self.model, self.record)
+        return Inference(module or self.model, self.record, self.say)
 
     @cached_property
     def captured(self) -> Captured | None:

@@ -23,7 +23,7 @@ from prunecli.procedure import Foreseen, check_fits, foresee
 from prunecli.recipe.load import Point, Recipe
 from prunecli.registry import Choice
 from prunecli.reuse import Reused, common, reused
-from prunecli.runs import Prepared, Settings, load_dataset, prepare_point
+from prunecli.runs import Prepared, Settings, check_distinct, load_dataset, prepare_point
 from prunecli.selections import lacking_classes
 from prunecli.task import Task
 from prunecli.trained_weights import trained_at
@@ -113,6 +113,7 @@ def make_plan(recipe: Recipe, settings: Settings, *, timed: bool = True) -> list
             datasets[name] = _dataset(point.experiment.data, settings)
         plans.append(_planned(point, levels, *datasets[name], settings, earlier, timed=timed))
         earlier += [one for one in (plans[-1].prepared,) if one is not None]
+        check_distinct(earlier)
     return plans
 
 

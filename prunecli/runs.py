@@ -99,7 +99,17 @@ def prepare(recipe: Recipe, settings: Settings) -> list[Prepared]:
     for point in recipe.points:
         foresee(point.experiment)
     datasets: dict[str, Dataset] = {}
-    return [prepare_point(point, settings, datasets) for point in recipe.points]
+    prepared = [prepare_point(point, settings, datasets) for point in recipe.points]
+    check_distinct(prepared)
+    return prepared
+
+
+def check_distinct(prepared: Sequence[Prepared]) -> None:
+    """Raises UsageError where two points are one run, once it is settled what the recipe leaves to us."""
+    seen: dict[str, str] = {}
+    for run in prepared:
+        if (other := seen.setdefault(run.folder.digest, run.point.label)) != run.point.label:
+            raise UsageError(f"two points of the sweep give one experiment: {other} and {run.point.label}")
 
 
 def prepare_point(point: Point, settings: Settings, datasets: dict[str, Dataset] | None = None) -> Prepared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -158,9 +158,14 @@ class Scoring:
             (rate(epoch) for start, end, rate in own if start <= epoch < end), whole(epoch)
         )
 
-    def lab(self, run: ScoringRun, watch: Watch = lambda _seen: None) -> Lab:
+    def lab(
+        self,
+        run: ScoringRun,
+        watch: Watch = lambda _seen: None,
+        say: Callable[[str], None] = lambda _message: None,
+    ) -> Lab:
         """The lab of a scoring run: its seed's labels and split, and initialization and order of its own."""
-        lab = make_lab(self.experiment, run.seed, self.dataset, self.settings.device, watch)
+        lab = make_lab(self.experiment, run.seed, self.dataset, self.settings.device, watch, say)
         split, of = lab.targets.split, () if run.score is None else (run.score.name,)
         if run.score is not None:
             inside = subsets(run.seed, run.score, len(split))[run.number]

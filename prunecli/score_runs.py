@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -97,9 +97,7 @@ def workers_of(scoring: Scoring, runs: Sequence[ScoringRun]) -> Chosen:
 def carry_out_run(scoring: Scoring, run: ScoringRun, tell: Listener, stop: Stop) -> None:
     """Carry a scoring run out, from where it was stopped, and seal it; see `carry_out_runs`."""
     torch.set_num_threads(scoring.experiment.threads)
-    lab = replace(
-        scoring.lab(run, lambda seen: tell(EpochTrained(run, seen))), say=lambda message: tell(Said(message))
-    )
+    lab = scoring.lab(run, lambda seen: tell(EpochTrained(run, seen)), lambda message: tell(Said(message)))
     keeper = _Keeper(scoring, run, lab, stop)
     with held(scoring.experiment.determinism):
         try:

@@ -165,3 +165,9 @@ def test_a_flip_mirrors_what_was_drawn_and_nothing_else(width, dtype, offset):
     for image, mirrored, one in zip(pixels, draw.uniform("flip") < 0.5, found, strict=True):
         assert torch.equal(one, image.flip(-1) if mirrored else image)
     assert found.dtype == dtype
+
+
+def test_a_flip_takes_images_however_they_lie_in_memory():
+    pixels = torch.randint(0, 256, (8, 3, 4, 8), dtype=torch.uint8)
+    other = pixels.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(*(flip(images, Draw(7, torch.arange(8))) for images in (pixels, other)))

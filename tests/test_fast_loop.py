@@ -8,20 +8,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import same
+from conftest import SMALL, same
 from test_training import CONVOLUTIONAL, equal, sparse
 from torch import nn
 from torch.nn import functional
 
 from prunecli.building import settled
+from prunecli.captured import Inference
 from prunecli.datasets.values import InMemory, Normalization
-from prunecli.errors import OutOfMemory
+from prunecli.errors import OutOfMemory, UsageError
 from prunecli.folding import agree, fold
 from prunecli.lab import FOLDED_FROM, make_lab
+from prunecli.masks import Masks
 from prunecli.memory_formats import laid_out, quickest
 from prunecli.models.fully_connected import lenet_300_100
+from prunecli.plan import make_plan
+from prunecli.recipe.load import load_text
 from prunecli.registry import Choice
-from prunecli.runs import run_digest
+from prunecli.runs import Settings, prepare, run_digest
 from prunecli.task import Task
 from prunecli.training import LOOKED_AT_ONCE, fit
 
@@ -151,6 +155,77 @@ def test_a_recording_that_does_something_else_is_not_used(lab_of):
     assert "in another way" in lab.said[0]
 
 
+def test_a_recording_that_fails_late_leaves_nothing_of_what_it_tried(lab_of):
+    def late(work):
+        for _ in range(3):
+            work()
+        raise RuntimeError("capture ended")
+
+    given = (*CONVOLUTIONAL, RATE, "optimizer={sgd: {momentum: 0.9}}")
+    plain, lab = lab_of(*given, "loop=plain"), recording(lab_of(*given), late)
+    one, other = (each.train(sparse(plain), 5, each.rate_at()) for each in (plain, lab))
+    assert equal(one, other)
+
+
+class Averaging(nn.Module):
+    """Keeps an average of its logits, in another tensor each time or in the same."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.layers, self.in_place = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), in_place
+        self.register_buffer("average", torch.zeros(10))
+
+    def forward(self, images):
+        logits = self.layers(images)
+        if self.training and self.in_place:
+            self.average.lerp_(logits.detach().mean(0), 0.5)
+        elif self.training:
+            self.average = self.average.lerp(logits.detach().mean(0), 0.5)
+        return logits
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_buffer_that_a_recording_would_not_find_again_is_not_recorded(lab_of, in_place):
+    """A model may put another tensor in a buffer's place; a recording goes on with the first."""
+    trained = []
+    for loop in ("plain", "fast"):
+        lab = lab_of(RATE, f"loop={loop}")
+        torch.manual_seed(0)
+        made = recording(lab) if loop == "fast" else lab
+        model = Averaging(in_place)
+        object.__setattr__(made, "model", model)
+        made.machinery.model, made.machinery.names = model, ()
+        state = replace(
+            lab.initial(),
+            weights={name: p.detach().clone() for name, p in model.named_parameters()},
+            buffers={"average": torch.zeros(10)},
+            masks=Masks({}),
+        )
+        trained.append(made.train(state, 4, made.rate_at()))
+    assert same(trained[0].buffers, trained[1].buffers)
+    assert same(trained[0].weights, trained[1].weights)
+    assert bool(made.said) is not in_place
+    assert in_place or "another tensor after a step" in made.said[0]
+
+
+def test_evaluations_that_replay_something_else_are_not_replayed():
+    """A recording that holds nothing gives what it was recorded with, which is right for those images alone."""
+    said, model = [], nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
+
+    def nothing(work):
+        work()
+        return lambda: None
+
+    inference = Inference(model, nothing, said.append)
+    images = torch.rand(4, 3, 2, 2)
+    with torch.no_grad():
+        for seen in (images, images + 1):
+            assert torch.equal(inference(seen), model(seen))
+    assert said == [
+        "the evaluation cannot be recorded (replayed, it gives other logits): its operations are started one by one"
+    ]
+
+
 def test_memory_that_a_recording_has_not_is_an_error_of_memory(lab_of):
     def too_much(_work):
         raise torch.OutOfMemoryError("no room")
@@ -223,6 +298,31 @@ def activated() -> nn.Module:
     )
 
 
+class Keeps(nn.Module):
+    """Keeps what it saw, which cannot be copied while it has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10)
+        self.forward(torch.rand(2, 3, 8, 8))
+
+    def forward(self, images):
+        self.seen = self.norm(self.convolution(images))
+        return self.seen.mean((2, 3))
+
+
+def shared() -> nn.Module:
+    """Two convolutions of one weight."""
+    layers = [nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)]
+    layers[2].weight = layers[0].weight
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+
+
+def by_length() -> nn.Module:
+    """A linear layer of sequences, whose BatchNorm is over places and not over its outputs."""
+    return nn.Sequential(nn.Flatten(2), nn.Linear(64, 7), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(21, 10))
+
+
 class Depends(nn.Module):
     """What it does depends on what it sees: nobody can know it by looking at one run."""
 
@@ -235,7 +335,10 @@ class Depends(nn.Module):
         return (seen if seen.sum() > 0 else -seen).mean((2, 3))
 
 
-@pytest.mark.parametrize("model", [Reads(), activated(), Depends(), lenet_300_100(DIGITS)])
+@pytest.mark.parametrize(
+    "model",
+    [Reads(), activated(), Depends(), Keeps(), shared(), by_length(), lenet_300_100(DIGITS)],
+)
 def test_what_cannot_be_folded_is_left(model):
     assert fold(model) is None
 
@@ -377,3 +480,12 @@ def test_an_epoch_tells_the_mean_loss_and_the_error_of_what_its_steps_saw(lab_of
     assert (seen.images, seen.error) == (examples, 100 * wrong / examples)
     losses = sum(float(step.loss) * len(step.labels) for step in steps)
     assert seen.loss == pytest.approx(losses / examples, rel=1e-6)
+
+
+@pytest.mark.parametrize("look", [prepare, make_plan])
+def test_points_that_come_to_one_run_are_refused(tmp_path, look):
+    text = SMALL + "sweep: {memory_format: [auto, contiguous]}\n"
+    with pytest.raises(
+        UsageError, match="two points of the sweep give one experiment: .*auto and .*contiguous"
+    ):
+        look(load_text(text, "small.yaml"), Settings(tmp_path))

@@ -19,8 +19,9 @@ from prunecli.task import Task
 
 READY_BYTES = 256 << 20
 """How large the images of a split may be to be kept normalized as well: once is cheaper than at each step."""
-GPU_BLOCK = 64
-"""Batches that are put together at once on a GPU, where starting an operation costs more than carrying it out."""
+GPU_BLOCK, GPU_BLOCK_BYTES = 64, 256 << 20
+"""Batches, and bytes of their images, that are put together at once on a GPU at most: starting an operation costs more
+there than carrying it out."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,16 @@ class InMemory:
 
     def batches(self, order: Sequence[Tensor], augment: Augment, device: torch.device) -> Iterator[Tensor]:
         """See `Images.batches`; augmentation works on the stored pixels, as PIL's does."""
-        together = GPU_BLOCK if self.pixels.is_cuda and not augment.own_code else 1
+        together = self._together(order) if self.pixels.is_cuda and not augment.own_code else 1
         for start in range(0, len(order), together):
             block = order[start : start + together]
             index = torch.cat(list(block)).to(self.pixels.device, non_blocking=True)
             yield from torch.split(self._made(index, augment).to(device), [len(batch) for batch in block])
+
+    def _together(self, order: Sequence[Tensor]) -> int:
+        """How many batches are put together at once."""
+        of_a_batch = max(map(len, order), default=1) * self.pixels[0].numel() * torch.float32.itemsize
+        return max(1, min(GPU_BLOCK, GPU_BLOCK_BYTES // of_a_batch))
 
     def _made(self, index: Tensor, augment: Augment) -> Tensor:
         if not augment.choices and self.pixels.numel() * torch.float32.itemsize <= READY_BYTES:
