@@ -137,18 +137,22 @@ def prefixes(experiment: Experiment, fingerprint: str) -> list[str]:
 def trajectory_digest(
     experiment: Experiment, fingerprint: str, steps_per_epoch: int, stages: Sequence[Choice]
 ) -> str:
-    """Names the weights that first stages lead to: `save` changes none, and training can be cut anywhere."""
+    """Names the weights that first stages lead to: `save` alone changes none, and training can be cut anywhere."""
     plain = replace(experiment, procedure=list(stages), observe=[]).plain(results_only=True)
     plain["procedure"] = _trajectory(experiment, steps_per_epoch, stages)
     return digest({"format": FORMAT_VERSION, "trajectory": plain, "fingerprint": fingerprint})
 
 
 def _trajectory(experiment: Experiment, steps_per_epoch: int, stages: Sequence[Choice]) -> list[Any]:
-    """The stages without `save`, adjacent trainings by one schedule joined, each from a step to a step."""
+    """The stages, adjacent trainings by one schedule joined, each from a step to a step.
+
+    `save` is left out where nothing rewinds: otherwise what a point holds decides what comes after.
+    """
     if not all(stage.entry.traits.get("foresee") for stage in stages):
         # What a stage of the user's own does to the clocks is not known.
         return [stage.plain(results_only=True) for stage in stages]
     outlook, form = Outlook(experiment.epochs, steps_per_epoch), list[Any]()
+    rewinds = any(stage.entry.traits.get("rewinds") for stage in stages)
     for stage in stages:
         start = outlook.step
         outlook = stage.entry.traits["foresee"](outlook, **stage.options)
@@ -158,7 +162,7 @@ def _trajectory(experiment: Experiment, steps_per_epoch: int, stages: Sequence[C
             if form and isinstance(form[-1], _Training) and form[-1]["rate"] == rate:
                 ends["start"] = form.pop()["start"]
             form.append(_Training(ends | {"rate": rate}))
-        elif stage.name != SAVE:
+        elif rewinds or stage.name != SAVE:
             form.append(stage.plain(results_only=True))
     return form
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from prunecli.procedure import saved_after
 from prunecli.runs import Prepared, Settings, conditions_of
 from prunecli.state import State
 from prunecli.store.folder import RunFolder
-from prunecli.store.merging import as_made, decoded
+from prunecli.store.merging import as_made, decoded, unclear
 from prunecli.store.run_file import read_run_json
 from prunecli.store.values import Measured
 
@@ -62,19 +62,29 @@ def source(run: Prepared, seed: int, settings: Settings, sealed: int) -> Source 
         least, equal = max(sealed, 1, best.levels if best else 0), _equal(run.prefixes[: run.limit], names)
         if equal <= least:
             continue
-        for levels in range(min(equal, sealed_levels(folder, seed, len(names))), least, -1):
-            state = _state_after(run, seed, settings, folder, levels)
-            if state is not None:
-                best = Source(folder, levels, state)
-                break
+        try:
+            most = min(equal, sealed_levels(folder, seed, len(names)))
+            best = _longest(run, seed, settings, folder, range(most, least, -1)) or best
+        except (DamagedRun, StorageError, OSError):
+            # Another's files that cannot be read are no reason to end this run.
+            continue
     return best
+
+
+def _longest(
+    run: Prepared, seed: int, settings: Settings, folder: RunFolder, levels: Iterable[int]
+) -> Source | None:
+    """The first of these numbers of levels after which a run's state is kept, or is not needed."""
+    states = ((n, _state_after(run, seed, settings, folder, n)) for n in levels)
+    return next((Source(folder, n, state) for n, state in states if state is not None), None)
 
 
 def taken(run: Prepared, seed: int, found: Source) -> list[Measured]:
     """A source's levels, read as a stranger's.
 
     Raises:
-        DamagedRun: they are not whole, or not this run's by what they hold.
+        DamagedRun: they are not whole, or not this run's by what they hold, or not to be told from what fills up.
+        StorageError: they cannot be read.
     """
     try:
         levels = _read(found, seed)
@@ -145,7 +155,7 @@ def _runs_like(
         try:
             facts = path.lstat()
             content = _run_json(path.parent, facts.st_mtime_ns, facts.st_size)
-        except (DamagedRun, StorageError, FileNotFoundError):
+        except (DamagedRun, StorageError, OSError):
             # It is no run that can be read: what it has is worked out instead.
             continue
         same = all(content.get(name) == value for name, value in conditions.items())
@@ -183,8 +193,13 @@ def _silent(_message: str) -> None:
 def _read(found: Source, seed: int) -> list[Measured]:
     folder, levels = found.folder, found.levels
     if seed in folder.stored_seeds():
-        stored = [one for one in decoded([folder.store]) if one.seed == seed]
-        return as_made(stored)[:levels]
+        stored = decoded([folder.store])
+        own = [one for one in stored if one.seed == seed]
+        if places := unclear(stored, own[:levels]):
+            raise DamagedRun(
+                f"{folder.path}: its store does not tell whether its first levels have {places[0]}"
+            )
+        return as_made(own)[:levels]
     parts = folder.chain(seed).parts[:levels]
     if len(parts) < levels:
         raise DamagedRun(f"{folder.path}: seed {seed} has {len(parts)} of {levels} levels that are whole")

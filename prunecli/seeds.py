@@ -85,16 +85,14 @@ class Seed:
 
     def _with_levels_of_others(self, chain: Chain, lab: Lab) -> Chain:
         """The chain with the levels that another run of equal beginnings has sealed, sealed for this run."""
-        found = source(self.run, self.seed, self.settings, len(chain.parts))
+        found = self._read_from_others(chain, lab)
         if found is None:
             return chain
-        try:
-            levels = taken(self.run, self.seed, found)
-            state = self._state_after(levels, found, lab)
-        except DamagedRun as damage:
-            self._say(f"seed {self.seed}: {damage}; what it has is carried out again")
+        name, levels, state = found
+        if not all(map(self.run.folder.agrees, levels[: len(chain.parts)])):
+            self._say(f"seed {self.seed}: its sealed levels are not those of {name}; it goes on by itself")
             return chain
-        name, last, tip = found.folder.path.name, levels[-1], chain.tip
+        last, tip = levels[-1], chain.tip
         ahead = levels[len(chain.parts) :]
         self.tell(
             Said(f"seed {self.seed}: levels {ahead[0].level} to {last.level} are those of {name}", True)
@@ -108,18 +106,35 @@ class Seed:
         self._drop_states(range(last.level))
         return self._chain()
 
+    def _read_from_others(self, chain: Chain, lab: Lab) -> tuple[str, list[Measured], State | None] | None:
+        """A run's name, its levels that are this run's too, and the state after them; None where there are none."""
+        damage = ""
+        # A run that is under way may have gone on meanwhile, and dropped the state: then there is a later one.
+        for _ in range(2):
+            found = source(self.run, self.seed, self.settings, len(chain.parts))
+            if found is None:
+                return None
+            try:
+                levels = taken(self.run, self.seed, found)
+                return found.folder.path.name, levels, self._state_after(levels, found, lab)
+            except (DamagedRun, StorageError) as error:
+                damage = str(error)
+        self._say(f"seed {self.seed}: {damage}; what it has is carried out again")
+        return None
+
     def _state_after(self, levels: Sequence[Measured], found: Source, lab: Lab) -> State | None:
         """The state to go on from after another run's levels; None where nothing comes after them.
 
         Raises:
             DamagedRun: it is gone, damaged, or not of these levels.
+            StorageError: it cannot be read.
         """
         if not found.state:
             return None
         state = self._kept.read(found.state)
         if state is None:
             raise DamagedRun(
-                f"{found.folder.path}: the state after its level {found.levels - 1} is not whole"
+                f"{found.folder.path}: the state after its level {found.levels - 1} is not there any more"
             )
         if (wrong := misfit(state, lab)) or not agree(levels, state):
             raise DamagedRun(

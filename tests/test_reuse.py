@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SMALL
 
+from prunecli import building
 from prunecli.engine import carry_out_all
-from prunecli.kept import dense_state, last_state
+from prunecli.kept import dense_state, last_state, own_state
+from prunecli.lab import make_lab
 from prunecli.order import Order, waits
 from prunecli.plan import make_plan
 from prunecli.procedure import prefixes, trajectory_digest
 from prunecli.progress import EpochDone, Event, LevelDone, Said
 from prunecli.recipe.load import Recipe, load_text
-from prunecli.reuse import reused
-from prunecli.runs import Settings, header_of, prepare
+from prunecli.reuse import Source, _run_json, reused, source
+from prunecli.runs import Prepared, Settings, header_of, prepare
+from prunecli.seeds import Seed
+from prunecli.stopping import Stop
 from prunecli.store.codec import decode_level, decode_store, encode_level
+from prunecli.store.folder import Chain
 from prunecli.store.merging import as_made
-from prunecli.store.sealing import record_path
+from prunecli.store.sealing import read_sealed, record_path
 from prunecli.store.states import States
 
 FEW = ["epochs=2", "examples={first: {count: 300}}"]
@@ -358,3 +368,146 @@ def test_a_state_of_another_model_is_not_gone_on_from(runs, alone, lab_of):
     assert "the state after its level 2 has other weights than the recipe's model" in said(heard)
     assert trained(heard) == 6
     assert bytes_of(path) == alone[LONGER]
+
+
+def test_levels_of_others_are_not_put_behind_own_ones_that_differ(tmp_path, monkeypatch):
+    """The own ones are of older versions, which gave other numbers."""
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, LevelDone) and event.level == 1:
+            raise KeyboardInterrupt
+
+    drawn = building.seed_
+    monkeypatch.setattr(building, "seed_", lambda device, key: drawn(device, key + 1))
+    with pytest.raises(KeyboardInterrupt):
+        carry_out_all(recipe(LEARNING_RATE), Settings(runs=tmp_path), interrupt)
+    monkeypatch.undo()
+    (path,) = tmp_path.glob("*/run.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "versions": {**content["versions"], "torch": "1"}}))
+    (tmp_path / ".states").rename(tmp_path / "aside")
+    carried_out(tmp_path, LONGER)
+    shutil.copytree(tmp_path / "aside", tmp_path / ".states", dirs_exist_ok=True)
+    run, heard = carried_out(tmp_path, LEARNING_RATE)
+    assert run == path.parent
+    assert "seed 0: its sealed levels are not those of small-" in said(heard)
+    assert trained(heard) == 2
+    levels = decode_store((run / "store.h5").read_bytes(), "x")
+    for before, after in pairwise(levels):
+        assert not any((after.masks[name] & ~mask).any() for name, mask in before.masks.items())
+
+
+SAVED_FIRST = "procedure=[{save: {point: a}}, reinitialize, {rewind: {what: weights, to: a}}, train]"
+SAVED_LATER = "procedure=[reinitialize, {save: {point: a}}, {rewind: {what: weights, to: a}}, train]"
+
+
+def test_what_a_point_holds_that_is_gone_back_to_makes_another_trajectory(tmp_path):
+    assert named(SAVED_FIRST) != named(SAVED_LATER)
+    own = bytes_of(carried_out(tmp_path / "alone", SAVED_LATER)[0])
+    carried_out(tmp_path / "both", SAVED_FIRST)
+    assert bytes_of(carried_out(tmp_path / "both", SAVED_LATER)[0]) == own
+
+
+def watched(*overrides: str) -> Recipe:
+    return load_text(
+        SMALL,
+        "small.yaml",
+        [*FEW, "observe=['python:mine:watch']", *overrides],
+        stem="small",
+        allow_code=True,
+    )
+
+
+LATER = {
+    "a number of its own": '{"x": np.asarray(np.nan if lab.epoch(state.spent) < 7 else 1.0)}',
+    "no number yet": '{} if lab.epoch(state.spent) < 7 else {"x": np.asarray(1.0)}',
+    "whole numbers": '{} if lab.epoch(state.spent) < 7 else {"examples/x": np.ones(len(lab.targets.used), np.uint8)}',
+}
+
+
+@pytest.mark.parametrize("given", LATER.values(), ids=LATER)
+def test_what_a_store_does_not_tell_of_its_first_levels_is_made_again(tmp_path, monkeypatch, given):
+    """Whether they have NaN or nothing: the store has both as one."""
+    code = f"import numpy as np\ndef watch(state, lab):\n    return {given}\n"
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    stores = []
+    for runs in (tmp_path / "alone", tmp_path / "both"):
+        if runs.name == "both":
+            carry_out_all(watched(LONGER), Settings(runs=runs), lambda _event: None)
+        (done,) = carry_out_all(watched(LEARNING_RATE), Settings(runs=runs), lambda _event: None)
+        stores.append(bytes_of(done.folder.path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert stores[0] == stores[1]
+
+
+@pytest.mark.parametrize("refused", ["store.h5.json", "store.h5", "run.json", ".safetensors"])
+def test_what_another_run_has_and_cannot_be_read_is_passed_over(runs, alone, monkeypatch, refused):
+    others = [path for path in (*runs.glob("*/*"), *runs.glob(".states/*/*")) if path.name.endswith(refused)]
+    really = os.open
+
+    def no_right(path, *given, **also):
+        if Path(path) in others:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return really(path, *given, **also)
+
+    (prepared,) = prepare(recipe(LONGER), Settings(runs=runs))
+    _run_json.cache_clear()
+    monkeypatch.setattr(os, "open", no_right)
+    if refused == ".safetensors":
+        # They cannot be read by whoever wants to go on from them either: only the levels are passed over.
+        _, heard = watching_others(prepared)
+        assert "cannot be read: permission denied; what it has is carried out again" in said(heard)
+        return
+    assert [one.levels for one in reused(prepared, 0, Settings(runs=runs))] == [1]
+    run, heard = carried_out(runs, LONGER)
+    assert trained(heard) == 6
+    assert bytes_of(run) == alone[LONGER]
+
+
+def watching_others(run: Prepared) -> tuple[Chain, list[Event]]:
+    """What a seed's chain is when it has looked for levels of others, and what was said."""
+    heard: list[Event] = []
+    settings = Settings(runs=run.folder.path.parent)
+    seed = Seed(run, 0, settings, heard.append, Stop())
+    lab = make_lab(run.experiment, 0, run.dataset, torch.device("cpu"))
+    return seed._with_levels_of_others(run.folder.chain(0), lab), heard
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["one level further", "nothing is left"])
+def test_a_run_that_goes_on_while_its_levels_are_read_is_looked_at_again(runs, monkeypatch, there):
+    """It drops the state that was seen."""
+    settings = Settings(runs=runs)
+    (run,) = prepare(recipe(LONGER), settings)
+    name, states = last_state(run, 2, settings), States(runs / ".states")
+    looked: list[int] = []
+
+    def seen(*given: object) -> Source | None:
+        found = source(*given)
+        looked.append(0)
+        if len(looked) == 1:
+            kept, _ = states.load(name, 0)
+            states.drop(name, 0)
+            if there:
+                states.save(own_state(run, 2, found.folder.digest), 0, kept)
+        return found
+
+    monkeypatch.setattr("prunecli.seeds.source", seen)
+    chain, heard = watching_others(run)
+    assert len(looked) == 2
+    assert len(chain.parts) == (3 if there else 0)
+    assert "carried out again" not in said(heard)
+
+
+def test_a_state_that_is_dropped_while_it_is_read_is_not_damaged(runs, monkeypatch):
+    settings = Settings(runs=runs)
+    (run,) = prepare(recipe(LONGER), settings)
+    name, states = last_state(run, 2, settings), States(runs / ".states")
+
+    def too_late(path: Path, *given: object) -> bytes:
+        states.drop(name, 0)
+        return read_sealed(path, *given)
+
+    monkeypatch.setattr("prunecli.store.states.read_sealed", too_late)
+    assert states.load(name, 0) == (None, [])

@@ -12,6 +12,7 @@ import numpy as np
 from prunecli.errors import PrunecliError
 from prunecli.store import codec
 from prunecli.store.apart import read_apart
+from prunecli.store.layout import COMMON, PER_SEED
 from prunecli.store.sealing import read_file
 from prunecli.store.values import Measured
 
@@ -46,10 +47,29 @@ def as_made(levels: Sequence[Measured]) -> list[Measured]:
     ]
 
 
+def unclear(stored: Sequence[Measured], levels: Sequence[Measured]) -> list[str]:
+    """Places in which these levels of a store have only what fills up, and others do not: were they made at all?"""
+
+    def told(among: Sequence[Measured]) -> set[str]:
+        return {
+            place
+            for one in among
+            for place, array in one.arrays.items()
+            if place not in COMMON | PER_SEED and not _is_absent(array)
+        }
+
+    return sorted((told(stored) - told(levels)).intersection(*(one.arrays for one in levels)))
+
+
 def _is_filling(place: str, array: Any) -> bool:  # Any: the types that the contract gives each place
+    return (array.dtype.kind == "f" or place.startswith("observations/")) and _is_absent(array)
+
+
+def _is_absent(array: Any) -> bool:  # Any: the types that the contract gives each place
+    """Whether these are the numbers that a store has where a level has none."""
     if array.dtype.kind == "f":
         return bool(array.tobytes() == np.full_like(array, np.nan).tobytes())
-    return place.startswith("observations/") and not array.any()
+    return not array.any()
 
 
 def same(found: Sequence[Measured], levels: Sequence[Measured]) -> bool:

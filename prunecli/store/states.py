@@ -95,6 +95,9 @@ class States:
         except NewerFormat:
             raise
         except DamagedRun as error:
+            if not os.path.lexists(record_path(path)):
+                # Its run has gone on meanwhile, and dropped it.
+                return None, []
             return None, [self.set_aside(prefix, seed, str(error))]
 
     def set_aside(self, prefix: str, seed: int, why: str) -> str:
