@@ -486,6 +486,6 @@ def test_an_epoch_tells_the_mean_loss_and_the_error_of_what_its_steps_saw(lab_of
 def test_points_that_come_to_one_run_are_refused(tmp_path, look):
     text = SMALL + "sweep: {memory_format: [auto, contiguous]}\n"
     with pytest.raises(
-        UsageError, match="two points of the sweep give one experiment: .*auto and .*contiguous"
+        UsageError, match=r"two points of the sweep give one experiment: .*auto and .*contiguous"
     ):
         look(load_text(text, "small.yaml"), Settings(tmp_path))
