@@ -80,7 +80,7 @@ def test_links_lead_somewhere():
 def test_ci_runs_the_command_of_the_readme():
     text = (ROOT / "README.md").read_text()
     (command,) = re.findall(r"<!-- test command -->\n```sh\n(.*)\n```", text)
-    assert command.endswith(".venv/bin/python -m pytest")
+    assert command.endswith(".venv/bin/python -m pytest -n 2")
     assert "<!-- test command -->" in (ROOT / ".ci/run").read_text()
 
 
