@@ -24,7 +24,8 @@ from prunecli.registry import Choice, Entry, Registry, options_of, plain
 
 ROOT = Path(__file__).parent.parent
 PAPERS = {
-    "jin2022": "Jin et al. (2022), Pruning's Effect on Generalization Through the Lens of Training and Regularization"
+    "jin2022": "Jin et al. (2022), Pruning's Effect on Generalization Through the Lens of Training and Regularization",
+    "bartoldson2020": "Bartoldson et al. (2020), The Generalization-Stability Tradeoff in Neural Network Pruning",
 }
 SCOPES = {
     "clean": "each benchmark without noise",
@@ -32,6 +33,8 @@ SCOPES = {
     "all clean": "all benchmarks without noise together",
     "all noisy": "all benchmarks with noise together",
     "family": "each model and data, over noise",
+    "setting": "each model, data, training and criterion, with the same fractions of the same layers",
+    "noise": "each of these with its runs of one effect",
 }
 CLAIMS = """
 `prunecli compare RUN… --claims jin2022 --groups SCORES…` sets each claim beside what the runs show: *holds*, *does not
@@ -49,6 +52,21 @@ first reading of runs is told in [the study on digits](jin2022_digits.md). Nothi
   is chosen by test error, and is optimistic.
 - Numbers of a benchmark of the paper are tested on that benchmark alone. With one seed nothing can be tested.
 - Subgroups are those of the score store of the same model, data and labels, EL2N unless `--score` says otherwise.
+
+`prunecli compare RUN… --claims bartoldson2020` does so for pruning during training. Its rules were written down
+before any run was looked at.
+
+- A run is told from its recipe: `prune_during_training` says target, rate (of the layer that loses most, the fraction
+  chosen at an event), effect and batches; with `start: 0, end: 0` it prunes before training; a recipe that trains
+  alone does not prune. Runs that prune in another way are left out, and named.
+- Stability is the mean over events of 100 (1 - instability), 100 without any; accuracy is `best_test_accuracy`, the
+  highest at an epoch's end of the last level, as in the paper. The test set chooses that epoch: the number is
+  optimistic, and the more so the more epochs there are. `--table stability` has `late_test_accuracy` and
+  `selected_test_accuracy` beside it.
+- A difference is decided by Student's interval over the seeds that both runs have, as above. A correlation is
+  Pearson's, over seeds of runs as in the paper; its interval is that of 10,000 resamples of these points, and its p
+  value that of points which are independent, which seeds of one run are not: both flatter it. `--correlate` tells the
+  interval over runs.
 """
 TITLES = {
     "models": "Models",

@@ -16,6 +16,7 @@ from prunecli.labels import check_labels
 from prunecli.memory_formats import FORMATS, laid_out, quickest
 from prunecli.models.parameters import prunable_names
 from prunecli.randomness import key
+from prunecli.registry import Choice
 from prunecli.selections import validation_split
 from prunecli.task import Task
 from prunecli.training import Manner, seed_, seed_python_
@@ -66,6 +67,28 @@ def manner_of(experiment: Experiment) -> Manner:
         FORMATS[experiment.memory_format],
         bool(experiment.own_code),
     )
+
+
+def criteria_of(experiment: Experiment) -> list[Choice]:
+    """The criteria that the recipe's stages choose."""
+    chosen = (inner for stage in experiment.procedure for inner in stage.named())
+    return [choice for choice in chosen if choice.kind == "criteria"]
+
+
+def drops_filters(experiment: Experiment) -> bool:
+    """Whether a stage chooses whole filters."""
+    return any(choice.entry.traits.get("filters") for choice in criteria_of(experiment))
+
+
+def asks_for_firing(experiment: Experiment) -> bool:
+    """Whether a criterion asks for running means of activations."""
+    return any("activations" in choice.entry.needs for choice in criteria_of(experiment))
+
+
+def is_curved(experiment: Experiment) -> bool:
+    """Whether an observer asks for what each epoch's end makes of examples that are not trained on."""
+    inside = (inner for stage in experiment.procedure for inner in stage.named() if inner.kind == "observers")
+    return any(choice.entry.traits.get("curved") for choice in (*experiment.observe, *inside))
 
 
 def make_targets(experiment: Experiment, seed: int, dataset: Dataset) -> Targets:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from prunecli.claims.answers import Tested
 from prunecli.classes import Classes
+from prunecli.correlations import Correlation
+from prunecli.courses import Course
 from prunecli.errors import GateFailed, NotComparable, PrunecliError, suggest
 from prunecli.expression import Expression
 from prunecli.statistics import Difference, Statistic, area, holm, paired, statistic
@@ -141,7 +143,10 @@ class Compared:
     subgroups: tuple[Subgroups, ...] = ()
     classes: tuple[Classes, ...] = ()
     claims: tuple[Tested, ...] = ()
-    table: Literal["levels", "methods", "parts", "claims"] = "levels"
+    claim_notes: tuple[str, ...] = ()
+    correlations: tuple[Correlation, ...] = ()
+    courses: tuple[Course, ...] = ()
+    table: Literal["levels", "methods", "parts", "claims", "stability", "correlations"] = "levels"
     """What is tabulated."""
     _found: dict[tuple[int, int, str], tuple[Summary, Comparison | None]] = field(
         default_factory=dict, init=False, repr=False, compare=False

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prunecli.determinism import prepare_workspace
 from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, Stopped
+from prunecli.kept_weights import lacking_weights
 from prunecli.memory import keep_freed
 from prunecli.order import Order
 from prunecli.patience import patiently
@@ -198,6 +199,8 @@ def _begin(
     tell(
         RunStarted(folder.path.name, folder.path, seeds, run.limit, run.limit * len(have & set(seeds)) + done)
     )
+    if told := lacking_weights(run, sorted(have & set(seeds))):
+        tell(Said(told))
     if begun.missing:
         write = partial(write_run_files, run, recipe, settings, {}, begun.seeds)
         for message in patiently(write, settings.patience, stop, say):

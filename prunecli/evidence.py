@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.func import functional_call
 
 from prunecli.errors import UsageError, suggest
@@ -42,6 +43,7 @@ def flow(state: State, lab: Lab) -> Tensors:
     asked = {name: absolute[name].requires_grad_() for name in lab.names}
     ones = torch.ones(1, *lab.dataset.task.shape, dtype=torch.float64, device=lab.device)
     training = lab.model.training
+    lab.gates.load_(state.masks)
     try:
         flowing = functional_call(lab.model.eval(), absolute, (ones,)).sum()
     finally:
@@ -50,7 +52,35 @@ def flow(state: State, lab: Lab) -> Tensors:
     return dict(zip(asked, gradients, strict=True))
 
 
-EVIDENCE: dict[str, Evidence] = {"weights": weights, "generator": generator, "flow": flow}
+def norms(state: State, lab: Lab) -> dict[str, tuple[Tensor, Tensor]]:
+    """The scale and the shift (N,) of the BatchNorm that follows a layer, by the layer's weight."""
+    return {
+        name: (state.weights[f"{one.norm}.weight"], state.weights[f"{one.norm}.bias"])
+        for name, one in lab.filters.items()
+        if one.batch_norm
+    }
+
+
+def activations(state: State, _lab: Lab) -> Tensors:
+    """The running means (N,) of how much filters fire, see `activations.Firing`.
+
+    Raises:
+        UsageError: nothing was trained yet.
+    """
+    if not state.activations:
+        raise UsageError(
+            "there are no activations before any training; train first, or choose another criterion"
+        )
+    return state.activations
+
+
+EVIDENCE: dict[str, Evidence] = {
+    "weights": weights,
+    "generator": generator,
+    "flow": flow,
+    "norms": norms,
+    "activations": activations,
+}
 
 
 def check_needs(criterion: Choice) -> None:

@@ -15,15 +15,15 @@ from torch.nn import functional
 
 from prunecli.datasets.values import Augment
 from prunecli.errors import Diverged, UsageError, suggest
-from prunecli.lab import Lab, Pause, allocating
+from prunecli.lab import Lab, Pause
 from prunecli.masks import Tensors
-from prunecli.memory import in_words
+from prunecli.memory import allocating, in_words
 from prunecli.randomness import key
 from prunecli.registry import Choice
 from prunecli.schedules import Schedule
 from prunecli.scores import EPOCH, EPOCHS, RUNS
 from prunecli.state import State
-from prunecli.training import Manner, forward, load_, seed_, undisturbed
+from prunecli.training import Manner, forward, seed_, undisturbed
 
 SCORED_AT_ONCE = 128
 """Examples in a batch, whatever the device: in training mode BatchNorm sees it."""
@@ -154,8 +154,7 @@ def look(lab: Lab, state: State, scores: Sequence[Choice], mode: Mode = "evaluat
     Raises:
         OutOfMemory: a batch does not fit.
     """
-    load_(dict(lab.model.named_parameters()), state.weights)
-    load_(dict(lab.model.named_buffers()), state.buffers)
+    lab.load_(state)
     order = _batches(len(lab.dataset.train), mode)
     images = lab.dataset.train.images.batches(order, Augment(), lab.device)
     found: dict[str, list[Tensor]] = {score.name: [] for score in scores}

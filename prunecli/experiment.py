@@ -95,6 +95,8 @@ class Experiment:
     replicate: Annotated[int, Field(ge=0, lt=2**31), Later()] = 0
     """Which drawing of initialization and order the seeds get: 0 is the first, and all share their seed's labels."""
     procedure: Annotated[list[StageChoice], Field(min_length=1)]
+    keep_weights: Annotated[Literal["none", "ends", "all"], NoResult()] = "none"
+    """The levels whose weights are kept as files: level 0 and the last under `ends`; see `kept_weights`."""
     observe: list[ObserverChoice] = field(
         default_factory=lambda: [Choice("observers", "example_losses"), Choice("observers", "instability")]
     )

@@ -40,6 +40,25 @@ def pytorch_(model: nn.Module) -> None:
     model.apply(_reset_)
 
 
+@initializations
+def vgg_(model: nn.Module) -> None:
+    """torchvision's VGGs: N(0, 2 / fan out) for convolutions, N(0, 0.01^2) for linear weights, 1 for BatchNorm's.
+
+    All their biases become 0; other layers stay as they are.
+    """
+    for module in model.modules():
+        if isinstance(module, _ConvNd):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+        elif isinstance(module, _BatchNorm) and module.affine:
+            nn.init.ones_(module.weight)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def _reset_(module: nn.Module) -> None:
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):

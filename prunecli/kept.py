@@ -17,6 +17,7 @@ from prunecli.procedure import prefix_digest, saved_after, trajectory_digest
 from prunecli.runs import Prepared, Settings, conditions_of
 from prunecli.state import SavedPoint, State
 from prunecli.store.states import States
+from prunecli.underway import COLUMNS, CURVE
 
 
 def dense_state(run: Prepared, settings: Settings) -> str:
@@ -143,8 +144,33 @@ def misfit(state: State, lab: Lab) -> str:
     for part, (found, expected) in held.items():
         if _shapes(found) != _shapes(expected):
             return f"other {part} than the recipe's model"
+    if wrong := _foreign(state, own):
+        return wrong
     unknown = {place.partition("/")[2] for place in state.optimizer} - set(own.weights)
     return f"optimizer slots of '{min(unknown)}', which the recipe's model has not" if unknown else ""
+
+
+def _foreign(state: State, own: State) -> str:
+    """What a state has inside a level or an injection that does not fit the model."""
+    if state.masks.beside != own.masks.beside:
+        return "other masks beside those of prunable weights"
+    tensors = {**own.weights, **own.buffers}
+    curve = state.observed.get(CURVE)
+    if curve is not None and (curve.dim() != 2 or curve.shape[1] != len(COLUMNS)):
+        return "a curve of other columns"
+    for name, means in state.activations.items():
+        if name not in own.masks or means.shape != own.masks[name].shape[:1]:
+            return f"means of activations of '{name}', which the recipe's model has not like this"
+    for layer, injection in state.injections.items():
+        held = [*injection.targets.items(), *injection.saved.items()]
+        units = (tensors[layer].shape, tensors[layer].shape[:1]) if layer in tensors else ()
+        if (
+            injection.chosen.shape not in units
+            or injection.scale.dim()
+            or any(n not in tensors or tensors[n].shape != t.shape for n, t in held)
+        ):
+            return f"an injection into '{layer}', which the recipe's model has not like this"
+    return ""
 
 
 def _shapes(tensors: Tensors) -> dict[str, object]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -13,21 +12,27 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunecli import masks
+from prunecli.activations import Firing
 from prunecli.building import (
     TRAINING,
     VALIDATION,
     Targets,
+    asks_for_firing,
     build,
     chosen_names,
+    drops_filters,
+    is_curved,
     make_targets,
     manner_of,
     settled,
 )
 from prunecli.captured import Record, recorder
 from prunecli.datasets.values import Augment, Dataset, Split
-from prunecli.errors import Diverged, OutOfMemory, UsageError
+from prunecli.errors import OutOfMemory
 from prunecli.experiment import Experiment
+from prunecli.filters import Filters, Gates, beside_of, filters_of
 from prunecli.machinery import Machinery
+from prunecli.memory import allocating
 from prunecli.progress import EpochSeen
 from prunecli.randomness import drawing, key, permutation
 from prunecli.registry import Choice
@@ -39,6 +44,8 @@ from prunecli.training import (
     Manner,
     Step,
     Tally,
+    check_finite,
+    check_masks,
     copied,
     fit,
     load_,
@@ -46,6 +53,7 @@ from prunecli.training import (
     outcomes,
     slots_of,
 )
+from prunecli.underway import Underway
 
 EVALUATION_BATCH = {"cpu": 128, "cuda": 2048}
 """Examples that are evaluated at once: on a CPU what is between layers is to stay in its caches."""
@@ -55,8 +63,6 @@ Watch = Callable[[EpochSeen], None]
 Pause = Callable[[Callable[[], State], int], None]
 """Called wherever work can be interrupted, with what makes the state so far and the steps of this training that it
 has taken; it may keep that state, and may raise Stopped."""
-
-
 Together = Callable[["Lab", State, int, Schedule], State]
 """Trains a lab's seed with others: from its state after `taken` steps, so many steps at these rates."""
 
@@ -75,6 +81,9 @@ class Lab:
     model: nn.Module
     names: tuple[str, ...]
     machinery: Machinery
+    filters: Mapping[str, Filters]
+    """The filters of prunable weights, where the recipe drops whole filters."""
+    gates: Gates
     watch: Watch
     say: Callable[[str], None] = lambda _message: None
     pause: Pause = lambda _now, _steps: None
@@ -105,7 +114,7 @@ class Lab:
     def initial(self) -> State:
         """The state at initialization."""
         weights, buffers = self.initialized(0)
-        return State(weights, buffers, masks.full(weights, self.names))
+        return State(weights, buffers, masks.full(weights, self.names, beside_of(self.filters)))
 
     def initialized(self, draw: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Freshly drawn weights and buffers; `draw` numbers the drawings of a seed."""
@@ -125,44 +134,67 @@ class Lab:
         state = replace(state, step=state.step + self.taken, spent=state.spent + self.taken)
         if self.together is not None:
             trained = self.together(self, state, steps, rate_at)
-            return _respecting_masks(trained, self.experiment.optimizer.name)
+            check_masks(trained.weights, trained.masks, self.experiment.optimizer.name)
+            return trained
         optimizer, steps_of = self._loaded(state)
-        now = partial(self._now, state, optimizer)
+        under = self._underway(state)
+        now = partial(self._now, state, optimizer, under)
         done, left = 0, steps - self.taken
+        if under.seen.sizes and state.spent % self.steps_per_epoch == 0:
+            under.end(state.spent)
+            self._add_epoch(under, now(0))
         while done < left:
             epoch, offset = divmod(state.spent + done, self.steps_per_epoch)
             count = min(left - done, self.steps_per_epoch - offset)
             batches = self._batches(epoch, offset, count, state.step + done, rate_at)
-            seen = Tally()
+            seen = under.seen if under.curve is not None else Tally()
+            first = offset - len(seen.sizes)
             with allocating(f"a training step of batch_size {self.experiment.batch_size}"):
-                for step in steps_of(batches):
+                for number, step in enumerate(steps_of(under.around(batches, state.spent + done)), 1):
                     seen.add(step)
                     # On a GPU a look at each loss would wait for it: there the epoch's end is early enough.
                     if self.device.type == "cpu" and not math.isfinite(step.loss.item()):
                         break
-                    self.pause(partial(now, done + len(seen.sizes)), self.taken + done + len(seen.sizes))
-            rate = rate_at(self.epoch(state.step + done + len(seen.sizes) - 1))
-            self._check_finite(seen, epoch, offset, rate)
+                    self.pause(partial(now, done + number), self.taken + done + number)
+            rate = rate_at(self.epoch(state.step + done + number - 1))
+            check_finite(self.model, seen, epoch, first, rate)
             done += count
             self.watch(self._epoch_seen(seen, state.spent + done, count, rate))
-        return _respecting_masks(now(done), self.experiment.optimizer.name)
+            under.end(state.spent + done)
+            if under.curve is not None and offset + count == self.steps_per_epoch:
+                self._add_epoch(under, now(done))
+        under.end(state.spent + done)
+        trained = now(done)
+        check_masks(trained.weights, trained.masks, self.experiment.optimizer.name)
+        return trained
 
     def _loaded(self, state: State) -> tuple[Optimizer, Callable[[Iterator[Batch]], Iterator[Step]]]:
         """The recipe's optimizer, over the model as the state has it, and what takes its steps."""
-        parameters = dict(self.model.named_parameters())
-        load_(parameters, state.weights)
-        load_(dict(self.model.named_buffers()), state.buffers)
+        self.load_(state)
         if (captured := self.machinery.captured) is not None:
             captured.load_(state.masks, state.optimizer)
             return captured.optimizer, captured.fit
+        parameters = dict(self.model.named_parameters())
         optimizer: Optimizer = self.experiment.optimizer(parameters)
         load_slots_(optimizer, parameters, state.optimizer)
         return optimizer, lambda batches: fit(self.model, optimizer, batches, state.masks, self.manner)
 
-    def _now(self, state: State, optimizer: Optimizer, steps: int) -> State:
+    def load_(self, state: State) -> None:
+        """Put a state's weights, buffers and closed channels into the model."""
+        load_(dict(self.model.named_parameters()), state.weights)
+        load_(dict(self.model.named_buffers()), state.buffers)
+        self.gates.load_(state.masks)
+
+    def _underway(self, state: State) -> Underway:
+        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        firing = Firing(self.model, self.filters, self.manner, state.activations)
+        asked, curved = asks_for_firing(self.experiment), is_curved(self.experiment)
+        return Underway.of(state, tensors, self.drawing, firing if asked else None, curved=curved)
+
+    def _now(self, state: State, optimizer: Optimizer, under: Underway, steps: int) -> State:
         """The state that the model and the optimizer are in, so many steps after another."""
         parameters = dict(self.model.named_parameters())
-        return replace(
+        trained = replace(
             state,
             weights=copied(parameters),
             buffers=copied(dict(self.model.named_buffers())),
@@ -170,39 +202,43 @@ class Lab:
             step=state.step + steps,
             spent=state.spent + steps,
         )
+        return under.into(trained)
 
-    def _check_finite(self, seen: Tally, epoch: int, offset: int, rate: float) -> None:
-        losses = torch.stack(seen.losses)
-        wrong = (~losses.isfinite()).nonzero()
-        if not len(wrong):
-            return
-        first = int(wrong[0])
-        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        norm = nn.utils.get_total_norm(list(gradients.values()))
-        tensor = next((name for name, one in gradients.items() if not one.isfinite().all()), "none")
-        raise Diverged(
-            f"epoch {epoch + 1}, step {offset + first + 1}: the loss is {float(losses[first])} (learning "
-            f"rate {rate:g}, gradient norm {float(norm):.3g}, first gradient that is not finite: {tensor})"
+    def _add_epoch(self, under: Underway, state: State) -> None:
+        """Note what the epoch that has just ended came to, and what its end makes of examples not trained on."""
+        # What is kept now has all of the epoch: there is nothing to interrupt.
+        still = replace(self, pause=lambda _now, _steps: None)
+        test = still.outcomes(state, self.dataset.test, self.dataset.test.labels)
+        rows = (self.targets.split == VALIDATION).nonzero().squeeze(1)
+        held = still.outcomes(state, self.dataset.train, self.targets.used, rows) if len(rows) else None
+        seen = self._epoch_seen(under.seen, state.spent, len(under.seen.sizes), 0.0)
+        under.add(
+            {
+                "spent": seen.spent,
+                "train_error": seen.error,
+                "train_loss": seen.loss,
+                "test_error": test.error,
+                "validation_error": math.nan if held is None else held.error,
+            }
         )
 
     def _epoch_seen(self, seen: Tally, spent: int, count: int, rate: float) -> EpochSeen:
         error = 100 * seen.wrong() / seen.examples
         return EpochSeen(self.epoch(spent), self.epoch(count), seen.mean_loss(), error, seen.examples, rate)
 
-    def outcomes(self, state: State, split: Split, labels: Tensor) -> Outcomes:
-        """What the state makes of every example of a split, without augmentation.
+    def outcomes(self, state: State, split: Split, labels: Tensor, rows: Tensor | None = None) -> Outcomes:
+        """What the state makes of a split's examples, or of those in these rows, without augmentation.
 
         Raises:
             OutOfMemory: not even one example fits.
         """
-        load_(dict(self.model.named_parameters()), state.weights)
-        load_(dict(self.model.named_buffers()), state.buffers)
-        labels = labels.to(self.device)
+        self.load_(state)
+        labels, rows = labels.to(self.device), torch.arange(len(split)) if rows is None else rows
         size, quicker = evaluation_batch(self.device), None
-        if len(split) >= FOLDED_FROM and (quicker := self.machinery.inference) and self.machinery.folded:
+        if len(rows) >= FOLDED_FROM and (quicker := self.machinery.inference) and self.machinery.folded:
             self.machinery.folded.load_(state.weights, state.buffers)
         while True:
-            batches = self._evaluated(split, labels, size, lambda: state)
+            batches = self._evaluated(split, labels, torch.split(rows, size), lambda: state)
             try:
                 with allocating(f"the evaluation of {size} examples"):
                     return Outcomes(*outcomes(self.model, batches, self.manner, quicker))
@@ -213,10 +249,9 @@ class Lab:
                 self.say(f"{error}; evaluated {size} at a time, which may change last digits of losses")
 
     def _evaluated(
-        self, split: Split, labels: Tensor, size: int, now: Callable[[], State]
+        self, split: Split, labels: Tensor, order: Sequence[Tensor], now: Callable[[], State]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The split's images and their labels, so many at a time."""
-        order = torch.split(torch.arange(len(split)), size)
+        """The split's images and their labels, batch by batch."""
         images = split.images.batches(order, Augment(), self.device)
         for batch, index in zip(images, order, strict=True):
             self.pause(now, 0)
@@ -288,6 +323,9 @@ def make_lab(
     names = chosen_names(experiment, model)
     if experiment.batched_seeds:
         check_together(experiment, model, manner_of(experiment))
+    filters = filters_of(model, dataset.task, names) if drops_filters(experiment) else {}
+    gates = Gates.on(model, filters)
+    masked = (*names, *beside_of(filters))
     return Lab(
         experiment,
         seed,
@@ -297,7 +335,9 @@ def make_lab(
         make_targets(experiment, seed, dataset),
         model,
         names,
-        Machinery(experiment, model, names, record or recorder(device), say),
+        Machinery(experiment, model, masked, record or recorder(device), say, gated=bool(gates.layers)),
+        filters,
+        gates,
         watch,
         say,
     )
@@ -306,29 +346,3 @@ def make_lab(
 def evaluation_batch(device: torch.device) -> int:
     """How many examples are evaluated at once."""
     return EVALUATION_BATCH.get(device.type, 128)
-
-
-@contextmanager
-def allocating(what: str) -> Iterator[None]:
-    """Make an allocator's complaint an OutOfMemory that says what did not fit."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        first = str(error).strip().partition("\n")[0]
-        # torch's CPU allocator raises a bare RuntimeError.
-        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in first):
-            raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise OutOfMemory(f"out of memory in {what} ({first or 'no more is said'})") from error
-
-
-def _respecting_masks(state: State, optimizer: str) -> State:
-    """The state, once it is sure that no dropped weight came back."""
-    for name, mask in state.masks.items():
-        if not mask.all() and bool(state.weights[name][~mask].count_nonzero()):
-            raise UsageError(
-                f"optimizer '{optimizer}' changed weights of '{name}' that are pruned and had no gradient; what it "
-                f"adds by itself has to leave zeros as they are"
-            )
-    return state

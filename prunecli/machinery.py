@@ -27,11 +27,13 @@ class Machinery:
     names: tuple[str, ...]
     record: Record | None
     say: Callable[[str], None]
+    gated: bool = False
+    """Whether hooks close channels of the model, which no folded copy would have."""
 
     @cached_property
     def folded(self) -> Folded | None:
         """The model with its BatchNorms folded, where that can be done."""
-        return fold(self.model) if self._fast else None
+        return fold(self.model) if self._fast and not self.gated else None
 
     @cached_property
     def inference(self) -> nn.Module | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,10 +16,14 @@ Group = tuple[Sequence[str], float]
 
 
 class Masks(Tensors):
-    """An immutable mapping from parameter names to bool tensors, True where a weight is kept."""
+    """An immutable mapping from parameter names to bool tensors, True where a weight is kept.
 
-    def __init__(self, kept: Tensors) -> None:
+    Those `beside` are of biases and norms that are dropped with a filter: they are applied, and do not count.
+    """
+
+    def __init__(self, kept: Tensors, beside: Collection[str] = ()) -> None:
         self._kept = dict(kept)
+        self.beside = frozenset(beside)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._kept[name]
@@ -33,12 +37,21 @@ class Masks(Tensors):
     @property
     def total(self) -> int:
         """Prunable weights, kept or dropped."""
-        return sum(mask.numel() for mask in self.values())
+        return sum(mask.numel() for mask in self.counted.values())
 
     @property
     def kept(self) -> int:
         """Weights that are kept."""
-        return sum(int(mask.sum()) for mask in self.values())
+        return sum(int(mask.sum()) for mask in self.counted.values())
+
+    @property
+    def counted(self) -> dict[str, Tensor]:
+        """The masks of prunable weights."""
+        return {name: mask for name, mask in self.items() if name not in self.beside}
+
+    def updated(self, masks: Tensors) -> Masks:
+        """The masks with others in place of those of the same names."""
+        return Masks({**self, **masks}, self.beside)
 
     @property
     def density(self) -> float:
@@ -57,15 +70,16 @@ def zeroed(tensor: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, tensor, torch.zeros_like(tensor))
 
 
-def full(weights: Tensors, names: Sequence[str]) -> Masks:
-    """Masks that keep every weight of the named parameters."""
-    return Masks({name: torch.ones_like(weights[name], dtype=torch.bool) for name in names})
+def full(weights: Tensors, names: Sequence[str], beside: Sequence[str] = ()) -> Masks:
+    """Masks that keep every weight of the named parameters, and all of those beside."""
+    kept = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in (*names, *beside)}
+    return Masks(kept, beside)
 
 
 def prune(masks: Masks, scores: Tensors, groups: Sequence[Group]) -> Masks:
     """Drop the lowest scores, `round(fraction * kept)` in each group; ties go by position."""
     for names, fraction in groups:
-        masks = _drop(masks, scores, names, round(fraction * _kept(masks, names)))
+        masks = drop(masks, scores, names, round(fraction * _kept(masks, names)))
     return masks
 
 
@@ -73,7 +87,7 @@ def prune_to(masks: Masks, scores: Tensors, groups: Sequence[Group]) -> Masks:
     """Drop the lowest scores until `round(density * total)` are left in each group, if more are kept."""
     for names, density in groups:
         target = round(density * sum(masks[name].numel() for name in names))
-        masks = _drop(masks, scores, names, max(0, _kept(masks, names) - target))
+        masks = drop(masks, scores, names, max(0, _kept(masks, names) - target))
     return masks
 
 
@@ -81,7 +95,12 @@ def _kept(masks: Masks, names: Sequence[str]) -> int:
     return sum(int(masks[name].sum()) for name in names)
 
 
-def _drop(masks: Masks, scores: Tensors, names: Sequence[str], count: int) -> Masks:
+def drop(masks: Masks, scores: Tensors, names: Sequence[str], count: int) -> Masks:
+    """Drop so many of what the named masks keep, those of the lowest scores; ties go by position.
+
+    Raises:
+        Diverged: a score is NaN.
+    """
     if count == 0:
         return masks
     kept = torch.cat([masks[name].flatten() for name in names])
@@ -95,8 +114,7 @@ def _drop(masks: Masks, scores: Tensors, names: Sequence[str], count: int) -> Ma
     kept &= ~below
     kept[tied[: count - int(below.sum())]] = False
     parts = torch.split(kept, [masks[name].numel() for name in names])
-    new = {name: part.view_as(masks[name]) for name, part in zip(names, parts, strict=True)}
-    return Masks({**masks, **new})
+    return masks.updated({name: part.view_as(masks[name]) for name, part in zip(names, parts, strict=True)})
 
 
 def _at_rank(scores: Tensor, rank: int) -> Tensor:

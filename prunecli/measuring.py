@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from prunecli.building import TRAINING, VALIDATION
 from prunecli.errors import Diverged
+from prunecli.filters import beside_of
 from prunecli.lab import Lab
 from prunecli.observers import error_percent, observe
 from prunecli.state import Outcomes, State
@@ -27,13 +28,16 @@ def measure(level: int, state: State, lab: Lab, around: Mapping[str, Outcomes]) 
     train = lab.outcomes(state, lab.dataset.train, lab.targets.used)
     test = tested(lab, state)
     _check_finite(level, lab.seed, state, {"training": train, "test": test})
-    arrays = _always(lab, state, train, test)
+    inside = {place: one.numpy() for place, one in state.observed.items() if not place.startswith("within/")}
+    arrays = inside | _always(lab, state, train, test)
     seen = {**(around if level > 0 else {}), "train": train, "test": test, "state": state, "lab": lab}
     for choice in lab.experiment.observe:
         arrays.update(observe(choice, seen))
-    kept = {name: state.masks[name].numpy(force=True) for name in lab.names}
+    # In the model's order, whatever that of a state is which was read back: equal levels are equal bytes.
+    names = (*lab.names, *beside_of(lab.filters))
+    kept = {name: state.masks[name].numpy(force=True) for name in names}
     spent = lab.epoch(state.spent)
-    return Measured(lab.seed, level, state.masks.density, spent, arrays, kept), test
+    return Measured(lab.seed, level, state.masks.density, spent, arrays, kept, state.masks.beside), test
 
 
 def tested(lab: Lab, state: State) -> Outcomes:

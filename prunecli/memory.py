@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +43,23 @@ def keep_freed() -> None:
     if change is not None:
         for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
             change(option, 2**31 - 1)
+
+
+@contextmanager
+def allocating(what: str) -> Iterator[None]:
+    """Make an allocator's complaint an OutOfMemory that says what did not fit."""
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        first = str(error).strip().partition("\n")[0]
+        # torch's CPU allocator raises a bare RuntimeError.
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in first):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemory(f"out of memory in {what} ({first or 'no more is said'})") from error
 
 
 def in_words(count: float) -> str:

@@ -15,7 +15,7 @@ from prunecli.building import VALIDATION, make_targets
 from prunecli.datasets.values import Dataset
 from prunecli.errors import StorageError, UsageError
 from prunecli.experiment import Experiment
-from prunecli.plan import described
+from prunecli.plan_told import described
 from prunecli.recipe.load import Point, Recipe
 from prunecli.runs import Settings, load_dataset
 from prunecli.store.labels import FOLDER, LabelStore, decode_labels, encode_labels, seal_labels

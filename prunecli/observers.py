@@ -7,14 +7,18 @@ the store; others go to `observations/<observer>/<name>`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from prunecli.lab import Lab
 from prunecli.registry import Choice, observers
-from prunecli.state import Outcomes
+from prunecli.state import Outcomes, State
+from prunecli.underway import COLUMNS, CURVE
 
 SEEN = ("train", "test", "before", "after", "state", "lab")
 """What an observer may ask for."""
@@ -45,6 +49,47 @@ def instability(before: Outcomes, after: Outcomes) -> Arrays:
         "metrics/test_error_after_pruning": error_percent(after.correct.numpy()),
         "metrics/instability": np.asarray((was - became) / was if was else np.nan),
     }
+
+
+@observers(curved=True)
+def epochs(state: State, lab: Lab, *, late: Annotated[int, Field(ge=1, le=1_000_000)] = 10) -> Arrays:
+    """Errors at the end of each epoch of a level, and what is best, late and selected among them.
+
+    `best_test_error` is what Bartoldson et al. (2020) report, at the last level: selected by the test set, it is
+    optimistic. `late_test_error` is the mean of the last `late` epochs; `selected_test_error` that of the epoch with
+    the lowest validation error. `generalization_gap` is at the best epoch, against the running error of its training.
+    Curves have as many places as the recipe has epochs, the last ones of a longer level.
+    """
+    rows = state.observed.get(CURVE)
+    if rows is None or not len(rows):
+        return {}
+    columns = {name: rows[:, number].numpy() for number, name in enumerate(COLUMNS)}
+    test, picked = columns["test_error"], _lowest(columns["validation_error"])
+    best = int(test.argmin())
+    scalars = {
+        "best_test_error": test[best],
+        "best_epoch": columns["spent"][best],
+        "generalization_gap": test[best] - columns["train_error"][best],
+        "late_test_error": test[-late:].mean(),
+        "selected_test_error": np.nan if picked is None else test[picked],
+        "selected_epoch": np.nan if picked is None else columns["spent"][picked],
+    }
+    places = math.ceil(lab.experiment.epochs)
+    return {
+        **{f"metrics/{name}": np.asarray(value) for name, value in scalars.items()},
+        **{name: _in_places(values, places) for name, values in columns.items()},
+    }
+
+
+def _lowest(values: NDArray[np.float64]) -> int | None:
+    """Where the lowest number is first; None where there is none."""
+    return None if np.isnan(values).all() else int(np.nanargmin(values))
+
+
+def _in_places(values: NDArray[np.float64], places: int) -> NDArray[np.float64]:
+    """The last numbers in so many places, NaN in those that are left."""
+    last = values[-places:]
+    return np.concatenate([last, np.full(places - len(last), np.nan)])
 
 
 def error_percent(correct: NDArray[np.bool_]) -> NDArray[np.float64]:

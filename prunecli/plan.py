@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from prunecli.building import LEFT_OUT, TRAINING, VALIDATION, build, chosen_names, make_targets, settled
+from prunecli.building import (
+    LEFT_OUT,
+    TRAINING,
+    VALIDATION,
+    build,
+    chosen_names,
+    is_curved,
+    make_targets,
+    settled,
+)
 from prunecli.datasets.values import Dataset, Facts
 from prunecli.errors import EnvironmentMissing
 from prunecli.estimate import measure_cost
 from prunecli.experiment import Experiment
+from prunecli.fitting import check_fits
 from prunecli.kept import dense_state
 from prunecli.lab import Lab
 from prunecli.models.parameters import check_batches, excluded_weights
-from prunecli.procedure import Foreseen, check_fits, foresee
+from prunecli.procedure import Foreseen, foresee
 from prunecli.recipe.load import Point, Recipe
 from prunecli.registry import Choice
 from prunecli.reuse import Reused, common, reused
 from prunecli.runs import Prepared, Settings, check_distinct, load_dataset, prepare_point
 from prunecli.selections import lacking_classes
 from prunecli.task import Task
-from prunecli.trained_weights import trained_at
 from prunecli.workers import Chosen, chosen
 
 MASK_BYTES, OUTCOME_BYTES, STATE_BYTES, POINT_BYTES = 1, 5, 13, 4
@@ -51,7 +60,7 @@ class PlannedRun:
     """One run of a recipe; what needs the dataset is None where that is not on this machine.
 
     `seconds` is for what is left, one seed after another, reading of data left out, and `saved` for what is reused;
-    `bytes` the store's size before compression, and `state_bytes` what the kept states of all seeds take.
+    `bytes` the store's size before compression, `state_bytes` and `weights_bytes` what is kept of all seeds takes.
     """
 
     point: Point
@@ -72,6 +81,7 @@ class PlannedRun:
     saved: float | None
     store_bytes: int | None
     state_bytes: int | None
+    weights_bytes: int | None
     missing: str
     split: str
     """How the dataset was split, where that is not its source's own split."""
@@ -125,17 +135,6 @@ def workers_of(plans: Sequence[PlannedRun], settings: Settings) -> Chosen | None
     return chosen(ahead, settings) if ahead and all(plan.prepared for plan in plans) else None
 
 
-def described(choice: Choice) -> str:
-    """A choice in a line, with the options that are not at their defaults: `prune(fraction=0.2)`."""
-    parameters = choice.entry.options
-    given = [
-        f"{name}={described(value) if isinstance(value, Choice) else value}"
-        for name, value in choice.options.items()
-        if value != parameters[name].default
-    ]
-    return f"{choice.name}({', '.join(given)})" if given else choice.name
-
-
 def _dataset(choice: Choice, settings: Settings) -> tuple[Dataset | None, Facts, str]:
     try:
         dataset = load_dataset(choice, settings)
@@ -172,15 +171,14 @@ def _planned(
         prepared = prepare_point(point, settings, read)
         levels = prepared.foreseen
     elif model is not None:
-        levels = _levels_without_data(experiment, model, steps)
+        levels = _levels_without_data(experiment, model, steps, facts)
     reuse = () if prepared is None else _reused(prepared, settings, earlier)
     seconds = saved = None
     if timed and facts.task is not None and steps is not None:
         limit = prepared.limit if prepared else len(levels)
         seconds, saved = _seconds(experiment, levels[:limit], facts, steps, settings, reuse)
     prunable = sum(sizes[name] for name in names) if sizes is not None else None
-    seeds = len(experiment.seeds)
-    per_parameter = STATE_BYTES + POINT_BYTES * len(levels[-1].outlook.points)
+    states, weights = _kept_bytes(experiment, levels, model)
     return PlannedRun(
         point=point,
         levels=tuple(levels),
@@ -195,8 +193,9 @@ def _planned(
         reused=reuse,
         seconds=seconds,
         saved=saved,
-        store_bytes=_store_bytes(seeds, len(levels), prunable, facts),
-        state_bytes=2 * seeds * per_parameter * sum(sizes.values()) if sizes is not None else None,
+        store_bytes=_store_bytes(len(experiment.seeds), len(levels), prunable, facts),
+        state_bytes=states,
+        weights_bytes=weights,
         missing=missing,
         split="" if dataset is None else dataset.said,
     )
@@ -208,12 +207,28 @@ def _store_bytes(seeds: int, levels: int, prunable: int | None, facts: Facts) ->
     return seeds * (prunable * MASK_BYTES + OUTCOME_BYTES * (facts.train + facts.test) * levels)
 
 
-def _levels_without_data(experiment: Experiment, model: nn.Module, steps: int | None) -> list[Foreseen]:
+def _kept_bytes(
+    experiment: Experiment, levels: Sequence[Foreseen], model: nn.Module | None
+) -> tuple[int, int] | tuple[None, None]:
+    if model is None:
+        return None, None
+    per_parameter = STATE_BYTES + POINT_BYTES * len(levels[-1].outlook.points)
+    state = per_parameter * sum(parameter.numel() for parameter in model.parameters())
+    held = sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
+    kept = {"none": 0, "ends": min(2, len(levels)), "all": len(levels)}[experiment.keep_weights]
+    return 2 * len(experiment.seeds) * state, len(experiment.seeds) * kept * held
+
+
+def _levels_without_data(
+    experiment: Experiment, model: nn.Module, steps: int | None, facts: Facts
+) -> list[Foreseen]:
     """What the levels come to by the model, which is known before its data is there."""
     names = chosen_names(experiment, model)
-    check_fits(experiment, model, names)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    return foresee(experiment, steps, sum(sizes[name] for name in names), excluded_weights(model, names))
+    assert facts.task is not None
+    check_fits(experiment, model, names, facts.task)
+    shapes = {name: tuple(model.get_parameter(name).shape) for name in names}
+    total = sum(map(math.prod, shapes.values()))
+    return foresee(experiment, steps, total, excluded_weights(model, names), shapes)
 
 
 def _counts(experiment: Experiment, dataset: Dataset | None, facts: Facts) -> Counts:
@@ -264,8 +279,12 @@ def _seconds(
 
     epochs, saved = (levels[-1].outlook.spent if levels else 0.0), sum(one.epochs for one in reuse)
     looks, seen = seeds * evaluated(levels), evaluated(stored)
-    whole = seeds * epochs * steps * cost.step + looks * cost.evaluated_image
-    less = saved * steps * cost.step + seen * cost.evaluated_image
+    # An observer may look at the test set at each epoch's end.
+    epoch = steps * cost.step + is_curved(experiment) * (facts.test or 0) * cost.evaluated_image
+    whole, less = (
+        seeds * epochs * epoch + looks * cost.evaluated_image,
+        saved * epoch + seen * cost.evaluated_image,
+    )
     return max(0.0, whole - less), less
 
 
@@ -288,41 +307,3 @@ def _reused(run: Prepared, settings: Settings, earlier: Sequence[Prepared]) -> t
             stored.append(Reused(seed, have, levels - 1, source, epochs))
         found += stored
     return tuple(found)
-
-
-def as_json(plan: PlannedRun) -> dict[str, Any]:  # Any: what JSON holds
-    """A plan as JSON holds it."""
-    return {
-        "label": plan.point.label,
-        "folder": None if plan.folder is None else str(plan.folder),
-        "model": plan.point.experiment.model.name,
-        "data": plan.point.experiment.data.name,
-        "parameters": plan.parameters,
-        "pretrained": trained_at(plan.point.experiment.model.name),
-        "prunable": plan.prunable,
-        "excluded": plan.excluded,
-        "examples": {
-            name: getattr(plan.counts, name) for name in ("train", "validation", "left_out", "test")
-        },
-        "split": plan.split or None,
-        "lacking_classes": list(plan.counts.lacking),
-        "steps_per_epoch": plan.steps_per_epoch,
-        "seeds": plan.point.experiment.seeds,
-        "epochs_per_seed": plan.epochs,
-        "seconds": plan.seconds,
-        "store_bytes": plan.store_bytes,
-        "state_bytes": plan.state_bytes,
-        "seconds_saved": plan.saved,
-        "reused": [asdict(one) | {"levels": one.levels} for one in plan.reused],
-        "missing": plan.missing or None,
-        "levels": [
-            {
-                "level": foreseen.level.number,
-                "stages": [described(stage) for stage in foreseen.level.stages],
-                "density": foreseen.outlook.density,
-                "density_of_all": foreseen.outlook.density_of_all,
-                "spent": foreseen.outlook.spent,
-            }
-            for foreseen in plan.levels
-        ],
-    }

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch import nn
-
-from prunecli.errors import Diverged, Mistake, RecipeError, UsageError, suggest
-from prunecli.evidence import check_needs
+from prunecli.building import asks_for_firing, drops_filters
+from prunecli.errors import Diverged, Mistake, RecipeError, UsageError
 from prunecli.experiment import Experiment, digest
 from prunecli.lab import Lab, Pause
 from prunecli.measuring import measure, tested
-from prunecli.observers import SEEN
 from prunecli.registry import Choice
 from prunecli.registry import plain as plain_value
 from prunecli.stages import Outlook
@@ -44,13 +41,21 @@ class Foreseen:
     outlook: Outlook
 
 
-def unroll(procedure: Sequence[Choice]) -> Iterator[Choice]:
+def unroll(procedure: Iterable[Choice]) -> Iterator[Choice]:
     """The stages one after the other, `repeat` written out."""
     for stage in procedure:
         if stage.entry.traits.get("macro"):
-            yield from unroll(stage())
+            for inner in unroll(_written_out(stage)):
+                yield inner if inner.place else replace(inner, place=stage.place)
         else:
             yield stage
+
+
+def _written_out(macro: Choice) -> Iterator[Choice]:
+    try:
+        yield from macro()
+    except UsageError as error:
+        raise RecipeError([Mistake(macro.place, str(error))]) from error
 
 
 def levels(procedure: Sequence[Choice]) -> list[Level]:
@@ -79,31 +84,64 @@ def foresee(
     steps_per_epoch: int | None = None,
     total: int | None = None,
     excluded: int = 0,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> list[Foreseen]:
-    """Each level with what it comes to, as far as the recipe, an epoch's steps and the weights tell.
+    """Each level with what it comes to, as far as the recipe, an epoch's steps and the prunable weights tell.
 
     Raises:
         RecipeError: stages that could not be carried out, all of them.
     """
-    outlook, foreseen = Outlook(experiment.epochs, steps_per_epoch, total, excluded), []
+    outlook, foreseen = Outlook(experiment.epochs, steps_per_epoch, total, excluded, shapes=shapes), []
     mistakes: list[Mistake] = []
     _try_schedule(experiment, mistakes)
+    mistakes += _unchecked(experiment)
     for level in levels(experiment.procedure):
         outlook = replace(outlook, level=level.number)
         for stage in level.stages:
             try:
                 # A stage of the user's own may have no foresight: the outlook stays as it is.
+                _check_free(stage, outlook)
                 foresight = stage.entry.traits.get("foresee")
                 outlook = foresight(outlook, **stage.options) if foresight else outlook
             except (UsageError, ValueError) as error:
                 mistakes.append(Mistake(stage.place, str(error)))
         foreseen.append(Foreseen(level, outlook))
+    if (last := max(outlook.busy_until.values(), default=0.0)) > outlook.spent + 1e-9:
+        message = (
+            f"what the last event injects lasts until {last:g} epochs are spent, and the procedure ends "
+            f"after {outlook.spent:g}; give fewer 'batches', or train on"
+        )
+        mistakes.append(Mistake(experiment.procedure[-1].place, message))
     if mistakes:
         # A stage inside `repeat` goes wrong in every turn: say it once.
         raise RecipeError(
             list({mistake.place or mistake: mistake for mistake in reversed(mistakes)}.values())[::-1]
         )
     return foreseen
+
+
+def _unchecked(experiment: Experiment) -> Iterator[Mistake]:
+    """What macros say of themselves that their stages do not show."""
+    for stage in (inner for outer in experiment.procedure for inner in outer.named()):
+        try:
+            if check := stage.entry.traits.get("check"):
+                check(experiment.epochs, **stage.options)
+        except UsageError as error:
+            yield Mistake(stage.place, str(error))
+
+
+def _check_free(stage: Choice, outlook: Outlook) -> None:
+    """Raises UsageError where weights are replaced or dropped while something is injected into them."""
+    until = max(outlook.busy_until.values(), default=0.0)
+    traits = stage.entry.traits
+    # `prune_layers` looks at its own layers.
+    changes = traits.get("prunes") and not traits.get("fits")
+    changes = changes or traits.get("redraws") or stage.options.get("what") == "weights"
+    if changes and until > outlook.spent + 1e-9:
+        raise UsageError(
+            f"'{stage.name}' after {outlook.spent:g} epochs changes weights that something is injected into until "
+            f"{until:g}; give fewer 'batches', or put it later"
+        )
 
 
 def dense_end(procedure: Sequence[Choice]) -> int:
@@ -115,8 +153,10 @@ def dense_end(procedure: Sequence[Choice]) -> int:
 def prefix_digest(experiment: Experiment, fingerprint: str, level: int) -> str:
     """Names the state at a level's end by all that led to it: what comes after in the recipe does not count."""
     stages = [stage for cut in levels(experiment.procedure)[: level + 1] for stage in cut.stages]
-    prefix = replace(experiment, procedure=stages, observe=[]).plain(results_only=True)
-    return digest({"format": FORMAT_VERSION, "experiment": prefix, "fingerprint": fingerprint})
+    prefix = replace(experiment, procedure=stages, observe=curved(experiment)).plain(results_only=True)
+    return digest(
+        {"format": FORMAT_VERSION, "experiment": prefix, "fingerprint": fingerprint, **_held(experiment)}
+    )
 
 
 def prefixes(experiment: Experiment, fingerprint: str) -> list[str]:
@@ -129,7 +169,8 @@ def prefixes(experiment: Experiment, fingerprint: str) -> list[str]:
         if stages not in forms:
             turn = replace(experiment, procedure=list(level.stages))
             forms[stages] = digest(turn.plain(results_only=True))
-        before = names[-1] if names else {"format": FORMAT_VERSION, "fingerprint": fingerprint}
+        first = {"format": FORMAT_VERSION, "fingerprint": fingerprint, **_held(experiment)}
+        before = names[-1] if names else first
         names.append(digest({"before": before, "level": forms[stages]}))
     return names
 
@@ -138,9 +179,22 @@ def trajectory_digest(
     experiment: Experiment, fingerprint: str, steps_per_epoch: int, stages: Sequence[Choice]
 ) -> str:
     """Names the weights that first stages lead to: `save` alone changes none, and training can be cut anywhere."""
-    plain = replace(experiment, procedure=list(stages), observe=[]).plain(results_only=True)
+    plain = replace(experiment, procedure=list(stages), observe=curved(experiment)).plain(results_only=True)
     plain["procedure"] = _trajectory(experiment, steps_per_epoch, stages)
-    return digest({"format": FORMAT_VERSION, "trajectory": plain, "fingerprint": fingerprint})
+    return digest(
+        {"format": FORMAT_VERSION, "trajectory": plain, "fingerprint": fingerprint, **_held(experiment)}
+    )
+
+
+def _held(experiment: Experiment) -> dict[str, bool]:
+    """What a state holds from its beginning on for stages that come later; nothing of what is not held."""
+    held = {"filters": drops_filters(experiment), "activations": asks_for_firing(experiment)}
+    return {what: True for what, is_held in held.items() if is_held}
+
+
+def curved(experiment: Experiment) -> list[Choice]:
+    """The observers that a state has notes of, which it cannot be shared without."""
+    return [choice for choice in experiment.observe if choice.entry.traits.get("curved")]
 
 
 def _trajectory(experiment: Experiment, steps_per_epoch: int, stages: Sequence[Choice]) -> list[Any]:
@@ -174,35 +228,6 @@ class _Training(dict[str, Any]):  # Any: what JSON holds
 def saved_after(level: Level) -> dict[str, int]:
     """How many of a level's stages lead to each point that it saves, the last time that it does."""
     return {stage.options["point"]: n for n, stage in enumerate(level.stages) if stage.name == SAVE}
-
-
-def check_fits(experiment: Experiment, model: nn.Module, names: Sequence[str]) -> None:
-    """Whether optimizer, scopes, criteria and observers can do what the recipe asks of this model.
-
-    Raises:
-        RecipeError: what they cannot do, with its place.
-    """
-    mistakes: list[Mistake] = []
-    try:
-        experiment.optimizer(dict(model.named_parameters()))
-    except (UsageError, ValueError) as error:
-        mistakes.append(Mistake(experiment.optimizer.place, str(error)))
-    stages = {id(stage): stage for stage in unroll(experiment.procedure)}
-    for choice in (inner for stage in stages.values() for inner in stage.named()):
-        try:
-            if choice.kind == "scopes":
-                choice(names, 0.0)
-            elif choice.kind == "criteria":
-                check_needs(choice)
-        except UsageError as error:
-            mistakes.append(Mistake(choice.place, str(error)))
-    for observer in experiment.observe:
-        unknown = [name for name in observer.entry.needs if name not in SEEN]
-        if unknown:
-            message = f"observer '{observer.name}' asks for '{unknown[0]}'{suggest(unknown[0], SEEN)}"
-            mistakes.append(Mistake(observer.place, message))
-    if mistakes:
-        raise RecipeError(mistakes)
 
 
 Keep = Callable[[Midway, Callable[[], State]], None]
@@ -241,7 +266,8 @@ def carry_out_stages(
     end: int,
 ) -> tuple[State, dict[str, Outcomes], Lab]:
     """The state after a level's first `end` stages, the test outcomes around its pruning, and the paused lab."""
-    midway = midway or Midway(level.number)
+    if midway is None:
+        midway, state = Midway(level.number), replace(state, observed={})
     around, inside, here = dict(midway.around), midway.steps, lab
     # A training that is gone on with gets the clocks of its start: it is those that it reckons with.
     state = replace(state, step=state.step - inside, spent=state.spent - inside)

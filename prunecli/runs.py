@@ -21,10 +21,11 @@ from prunecli.building import TRAINING, settled
 from prunecli.datasets.values import Augment, Dataset, Split, checked
 from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, UsageError
 from prunecli.experiment import Experiment, digest
+from prunecli.fitting import check_examples, check_fits
 from prunecli.lab import Lab, make_lab
 from prunecli.models.parameters import check_batches, excluded_weights
 from prunecli.places import Roots
-from prunecli.procedure import Foreseen, check_fits, dense_end, foresee, prefixes
+from prunecli.procedure import Foreseen, dense_end, foresee, prefixes
 from prunecli.recipe.load import Point, Recipe
 from prunecli.recipe.writing import dump
 from prunecli.registry import Choice
@@ -131,7 +132,8 @@ def prepare_point(point: Point, settings: Settings, datasets: dict[str, Dataset]
 def levels_of(lab: Lab) -> list[Foreseen]:
     """What the levels of the lab's experiment come to, in whole steps and weights."""
     excluded = excluded_weights(lab.model, lab.names)
-    return foresee(lab.experiment, lab.steps_per_epoch, lab.initial().masks.total, excluded)
+    shapes = {name: tuple(lab.model.get_parameter(name).shape) for name in lab.names}
+    return foresee(lab.experiment, lab.steps_per_epoch, lab.initial().masks.total, excluded, shapes)
 
 
 def fitting_lab(experiment: Experiment, dataset: Dataset) -> Lab:
@@ -141,8 +143,10 @@ def fitting_lab(experiment: Experiment, dataset: Dataset) -> Lab:
         RecipeError, UsageError: it cannot be, and why.
     """
     lab = make_lab(experiment, experiment.seeds[0], dataset, torch.device("cpu"))
-    check_fits(experiment, lab.model, lab.names)
-    check_batches(experiment, lab.model, int((lab.targets.split == TRAINING).sum()))
+    check_fits(experiment, lab.model, lab.names, dataset.task)
+    count = int((lab.targets.split == TRAINING).sum())
+    check_batches(experiment, lab.model, count)
+    check_examples(experiment, {"train": count, "test": len(dataset.test)})
     first = lab.dataset.train.images.batches(
         [torch.arange(1)], Augment(tuple(experiment.augmentation)), lab.device
     )

@@ -15,6 +15,7 @@ from prunecli.building import TRAINING
 from prunecli.determinism import held
 from prunecli.errors import DamagedRun, Diverged, EnvironmentMissing, Stopped, StorageError
 from prunecli.kept import Kept, misfit
+from prunecli.kept_weights import KeptWeights
 from prunecli.lab import Lab, Together, Watch, make_lab
 from prunecli.measuring import measure
 from prunecli.patience import patiently
@@ -76,6 +77,7 @@ class Seed:
         training, classes = lab.targets.split == TRAINING, lab.dataset.task.classes
         if lacking := lacking_classes(lab.targets.used, training, classes):
             self._say(f"seed {self.seed}: {lacking_in_words(lacking)}")
+        self._patiently(partial(self._weights.fill, range(sealed), lab))
         chain = self._with_levels_of_others(chain, lab)
         while len(chain.parts) < self.run.limit:
             before, chain = chain, self._go_on(chain, lab)
@@ -100,6 +102,7 @@ class Seed:
         with _placed(self.seed, ahead[0].level, last.spent):
             if state is not None:
                 self._patiently(partial(self._kept.save, last.level, state))
+            self._patiently(partial(self._weights.fill, [one.level for one in ahead], lab, name))
             for measured in ahead:
                 tip = self._patiently(partial(self._seal, measured, tip))
                 self.tell(self._level_done(measured))
@@ -147,6 +150,10 @@ class Seed:
         return Kept(self.run, self.seed, self.settings, self._say)
 
     @property
+    def _weights(self) -> KeptWeights:
+        return KeptWeights(self._kept)
+
+    @property
     def _slots(self) -> Slots:
         return Slots(self.run.folder.seed_folder(self.seed), self.run.folder.digest)
 
@@ -166,6 +173,7 @@ class Seed:
             with _placed(self.seed, level.number, measured.spent):
                 # The state comes first, so that a sealed level always has one to go on from.
                 self._patiently(partial(self._kept.save, level.number, state))
+                self._patiently(partial(self._weights.save, level.number, state, lab))
                 tip = self._patiently(partial(self._seal, measured, tip))
                 self._drop_states([level.number - 1])
             self.tell(self._level_done(measured))

@@ -12,7 +12,7 @@ import numpy as np
 
 from prunecli.store.values import Floats, Status, StoredRun
 
-_SAID = frozenset({"about", "seeds"})
+_SAID = frozenset({"about", "seeds", "keep_weights"})
 _WORST: Sequence[Status] = ("running", "partial", "complete")
 
 

@@ -12,18 +12,16 @@ from itertools import chain
 from itertools import repeat as repeated
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from prunecli import masks
 from prunecli.eligible import density_of_eligible, fraction_of_eligible
-from prunecli.errors import Diverged, UsageError, suggest
-from prunecli.evidence import gather
+from prunecli.errors import UsageError, suggest
 from prunecli.experiment import Epochs, Fraction
 from prunecli.lab import Lab
-from prunecli.masks import Group, Tensors
+from prunecli.masks import Group
 from prunecli.models.parameters import excluded_weights
+from prunecli.ranking import ranked
 from prunecli.recipe.load import unrolled
 from prunecli.registry import (
     Choice,
@@ -35,7 +33,6 @@ from prunecli.registry import (
     stages,
 )
 from prunecli.state import SavedPoint, State
-from prunecli.training import copied
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 MAGNITUDE, GLOBAL = Choice("criteria", "magnitude"), Choice("scopes", "global")
@@ -60,6 +57,16 @@ class Outlook:
     spent: float = 0.0
     density: float | None = 1.0
     points: Mapping[str, float] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    """Those of prunable weights, once the model is known."""
+    chosen: Mapping[tuple[bool, str], int] = field(default_factory=dict)
+    """Filters (True) or weights that `prune_layers` has dropped in a layer, once the model is known."""
+    dropped: int = 0
+    """Weights that it has dropped in all."""
+    parts: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """What part of a layer, or of those of a pattern, it has come to: to `remove`, and to `inject` into."""
+    busy_until: Mapping[str, float] = field(default_factory=dict)
+    """For such a layer or pattern, the epochs to be spent before what is injected is over."""
 
     def whole(self, epochs: float) -> float:
         """The epochs that so many come to in whole steps."""
@@ -165,7 +172,7 @@ def prune(
         excluded = excluded_weights(lab.model, lab.names)
         fraction = fraction_of_eligible(fraction, state.masks.kept, excluded)
     groups: list[Group] = scope(lab.names, fraction)
-    return state.with_masks(_ranked(masks.prune, criterion, state, lab, groups))
+    return state.with_masks(ranked(masks.prune, criterion, state, lab, groups))
 
 
 def _foresee_prune_to(
@@ -201,7 +208,7 @@ def prune_to(
     if of == "all":
         target = density_of_eligible(target, state.masks.total, excluded_weights(lab.model, lab.names))
     groups: list[Group] = scope(lab.names, target)
-    return state.with_masks(_ranked(masks.prune_to, criterion, state, lab, groups))
+    return state.with_masks(ranked(masks.prune_to, criterion, state, lab, groups))
 
 
 def _foresee_rewind(outlook: Outlook, *, what: str, to: float | str, momentum: str) -> Outlook:
@@ -265,7 +272,7 @@ def _foresee_reinitialize(outlook: Outlook) -> Outlook:
     return outlook
 
 
-@stages(foresee=_foresee_reinitialize)
+@stages(foresee=_foresee_reinitialize, redraws=True)
 def reinitialize(state: State, lab: Lab) -> State:
     """Draw all weights and buffers afresh, under the same masks (Frankle and Carbin, 2019); momentum is reset."""
     weights, buffers = lab.initialized(1 + state.spent)
@@ -300,48 +307,3 @@ def _kept_for_all(outlook: Outlook, scope: Choice) -> int | None:
             "it leaves that open; prune with 'scope: global' throughout, or leave 'of' out"
         )
     return outlook.kept
-
-
-_Ranking = Callable[[masks.Masks, Tensors, list[Group]], masks.Masks]
-
-
-def _ranked(drop: _Ranking, criterion: Choice, state: State, lab: Lab, groups: list[Group]) -> masks.Masks:
-    """The masks once the weights that the criterion scores lowest are dropped.
-
-    Raises:
-        Diverged: scores are NaN; names the criterion, the layers and how many.
-    """
-    try:
-        return drop(state.masks, _scores(criterion, state, lab), groups)
-    except Diverged as error:
-        raise Diverged(f"criterion '{criterion.name}': {error}") from error
-
-
-def _scores(criterion: Choice, state: State, lab: Lab) -> Tensors:
-    """A score for each prunable weight, beside its mask."""
-    # A criterion gets copies: what it does to them in place is to change no weight.
-    shown = replace(state, weights=copied(state.weights))
-    scores: Tensors = criterion(*gather(criterion.entry.needs, shown, lab))
-    if not isinstance(scores, Mapping):
-        found = type(scores).__qualname__
-        raise UsageError(f"criterion '{criterion.name}' returned {found}, not a mapping from names to scores")
-    for name in lab.names:
-        _check_scores(criterion.name, name, scores.get(name), state.weights[name].shape)
-    return {name: scores[name].detach().to(state.masks[name].device) for name in lab.names}
-
-
-def _check_scores(criterion: str, name: str, found: object, shape: torch.Size) -> None:
-    if not isinstance(found, Tensor) or found.shape != shape:
-        what = (
-            f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"type {type(found).__qualname__}"
-        )
-        given = "no scores" if found is None else f"scores of {what}"
-        raise UsageError(
-            f"criterion '{criterion}' gives {given} for '{name}'; its weights have {tuple(shape)}"
-        )
-    if not found.is_floating_point():
-        # Bools would be a mask, and integers of several layers tie once they are ranked beside floats.
-        raise UsageError(
-            f"criterion '{criterion}' gives scores of type {found.dtype} for '{name}'; "
-            f"scores are floating-point numbers, such as those of weight.abs()"
-        )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from prunecli.injection import Injections
 from prunecli.masks import Masks, Tensors, zeroed
 
 
@@ -17,6 +19,12 @@ class Outcomes:
 
     loss: Tensor
     correct: Tensor
+
+    @property
+    def error(self) -> float:
+        """100 times the share that is wrong, from the whole number of wrong ones; NaN of none."""
+        wrong = len(self.correct) - int(self.correct.count_nonzero())
+        return 100 * wrong / len(self.correct) if len(self.correct) else math.nan
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class State:
     `step` is the place on the schedules, and rewinds; `spent` counts the steps ever taken, only grows, and
     keys data order and augmentation. `optimizer` maps `slot/parameter` to the optimizer's tensors.
     The weights are exactly 0 wherever `masks` drops them: only `with_masks` changes masks.
+    `observed` is what was observed inside the level so far, by its place in the store (see `observers`); `activations`
+    are running means that some criteria ask for; `injections` are what is done to layers in place of dropping filters.
     """
 
     weights: Tensors
@@ -61,6 +71,9 @@ class State:
     step: int = 0
     spent: int = 0
     points: Mapping[str, SavedPoint] = field(default_factory=dict)
+    observed: Tensors = field(default_factory=dict)
+    activations: Tensors = field(default_factory=dict)
+    injections: Injections = field(default_factory=dict)
 
     def with_masks(self, masks: Masks) -> State:
         """The state under other masks: dropped weights and their optimizer slots become exactly 0."""
@@ -89,7 +102,9 @@ class State:
             self,
             weights=_on(self.weights, device),
             buffers=_on(self.buffers, device),
-            masks=Masks(_on(self.masks, device)),
+            masks=Masks(_on(self.masks, device), self.masks.beside),
             optimizer=_on(self.optimizer, device),
             points=points,
+            activations=_on(self.activations, device),
+            injections={layer: one.to(device) for layer, one in self.injections.items()},
         )

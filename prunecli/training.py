@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from prunecli.errors import UsageError
+from prunecli.errors import Diverged, UsageError
 from prunecli.folding import agree
 from prunecli.masks import Masks, Tensors
 
@@ -77,12 +77,13 @@ class Tally:
     def mean_loss(self) -> float:
         """The mean loss of their examples."""
         sizes = torch.tensor(self.sizes, dtype=torch.float64)
-        return float((torch.stack(self.losses).cpu() * sizes).sum() / self.examples)
+        losses = torch.stack([loss.to(self.losses[-1].device) for loss in self.losses]).cpu()
+        return float((losses * sizes).sum() / self.examples)
 
     def wrong(self) -> int:
         """How many of their examples the model had wrong when it saw them."""
         self._look()
-        return int(sum(self._wrong))
+        return sum(int(one) for one in self._wrong)
 
     def _look(self) -> None:
         if self._waiting:
@@ -91,6 +92,32 @@ class Tally:
             )
             self._wrong.append((logits.argmax(1) != labels).sum())
             self._waiting.clear()
+
+
+def check_finite(model: nn.Module, seen: Tally, epoch: int, first: int, rate: float) -> None:
+    """Raises Diverged where a step's loss is NaN or infinite; the tally's first step is the epoch's step `first`."""
+    losses = torch.stack([loss.to(seen.losses[-1].device) for loss in seen.losses])
+    wrong = (~losses.isfinite()).nonzero()
+    if not len(wrong):
+        return
+    at = int(wrong[0])
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    norm = nn.utils.get_total_norm(list(gradients.values()))
+    tensor = next((name for name, one in gradients.items() if not one.isfinite().all()), "none")
+    raise Diverged(
+        f"epoch {epoch + 1}, step {first + at + 1}: the loss is {float(losses[at])} (learning "
+        f"rate {rate:g}, gradient norm {float(norm):.3g}, first gradient that is not finite: {tensor})"
+    )
+
+
+def check_masks(weights: Tensors, masks: Masks, optimizer: str) -> None:
+    """Raises UsageError where a dropped weight came back."""
+    for name, mask in masks.items():
+        if not mask.all() and bool(weights[name][~mask].count_nonzero()):
+            raise UsageError(
+                f"optimizer '{optimizer}' changed weights of '{name}' that are pruned and had no gradient; what it "
+                f"adds by itself has to leave zeros as they are"
+            )
 
 
 def fit(

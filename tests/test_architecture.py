@@ -26,14 +26,18 @@ LAYERS = """
     expression statistics series
     claims.answers
     subgroups
-    classes changed_examples
+    classes changed_examples correlations courses
     compare
     masks augmentations initializations labels optimizers schedules selections
+    injection
     folding memory_formats
-    state training criteria scopes scores models datasets
+    state training criteria filter_criteria scopes scores models datasets
+    filters
+    activations
+    underway
     stored_labels run_references
     run_examples
-    store.states
+    store.states store.weights
     store.slots
     captured
     building
@@ -41,14 +45,21 @@ LAYERS = """
     together.chain
     lab
     evidence example_evidence observers estimate
+    flatness
+    layer_parts ranking
     stages measuring
+    events during
     procedure
+    fitting
     catalog
     runs
     kept
+    kept_weights connectivity
+    networks
     reuse
     workers
     seeds placing plan score_plan
+    plan_told
     order
     together
     score_checks score_runs
@@ -56,7 +67,7 @@ LAYERS = """
     scoring
     noise
     engine
-    methods label_parts
+    methods label_parts stability
     claims
     report
     cli

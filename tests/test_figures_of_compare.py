@@ -31,11 +31,13 @@ from prunecli.cli.app import app
 from prunecli.cli.compare import Settings, compare_runs
 from prunecli.cli.plots import PICTURES, FigureName, checked_plotting
 from prunecli.compare import Compared, Summary, summarize
+from prunecli.courses import Course
 from prunecli.errors import NotComparable, StorageError, UsageError, shown
 from prunecli.report import tables
 from prunecli.report.figure_data import FIGURES, drawing
 from prunecli.report.figures import ENDINGS, draw, rendered
 from prunecli.report.html import Picture, page
+from prunecli.stability import correlated
 from prunecli.statistics import paired
 from prunecli.store.values import StoredRun
 from prunecli.subgroups import Group, Side, Subgroups
@@ -550,6 +552,9 @@ def read(text: str) -> Reader:
 )
 def test_a_page_shows_every_cell_and_runs_and_fetches_nothing(name: str) -> None:
     found = with_groups(stored(name, noise=0.3, data=name), stored("other"))
+    course = Course(name, np.arange(3.0), np.ones((2, 3)), (1.0,))
+    pair = correlated(found.summaries, "test_error", "train_loss_clean:dense", 0.95)
+    found = replace(found, correlations=(pair,), courses=(course,))
     pictures = [Picture(name, svg_of(found, figure), (name,)) for figure in FIGURES]
     text = page(name, tables(found), pictures)
     reader = read(text)

@@ -144,6 +144,8 @@ def test_json_is_the_contracts() -> None:
         "methods",
         "parts",
         "claims",
+        "stability",
+        "correlations",
     ]
     assert list(document) == keys
     assert (document["schema"], document["version"], document["subgroups"]) == ("prunecli/compare", 1, [])

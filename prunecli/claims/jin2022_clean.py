@@ -5,7 +5,6 @@ from __future__ import annotations
 from prunecli.claims import answers
 from prunecli.claims.answers import Answer, told
 from prunecli.claims.measures import (
-    MARGIN,
     Found,
     Ones,
     against_control,
@@ -25,7 +24,7 @@ from prunecli.claims.measures import (
     verdicts_told,
 )
 from prunecli.claims.registry import claim_of
-from prunecli.claims.study import Study
+from prunecli.claims.study import MARGIN, Study
 from prunecli.errors import NotComparable
 
 claim = claim_of("jin2022")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from prunecli.claims import answers
 from prunecli.claims.answers import told
 from prunecli.claims.measures import (
-    MARGIN,
     Found,
     Ones,
     dense_of,
@@ -23,7 +22,7 @@ from prunecli.claims.measures import (
     width_of,
 )
 from prunecli.claims.registry import claim_of
-from prunecli.claims.study import Study
+from prunecli.claims.study import MARGIN, Study
 from prunecli.errors import NotComparable
 
 claim = claim_of("jin2022")

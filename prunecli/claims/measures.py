@@ -7,14 +7,12 @@ from collections.abc import Sequence
 
 from prunecli.claims import answers
 from prunecli.claims.answers import Answer, BySeed, told
-from prunecli.claims.study import Benchmark, Retraining, Study
+from prunecli.claims.study import MARGIN, Benchmark, Retraining, Study
 from prunecli.compare import Level, Summary
 from prunecli.errors import NotComparable
 from prunecli.statistics import Difference, Verdict
 from prunecli.subgroups import Subgroups
 
-MARGIN = 1.0
-"""Percentage points of test error within which two models match."""
 LOSS_MARGIN = 0.01
 """Of a mean training loss, in nats, within which two models match: one point of the true label's probability."""
 BINS = 20

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from prunecli.claims import jin2022_clean, jin2022_noisy
-from prunecli.claims.registry import Claim, claims_by_paper
+from prunecli.claims import bartoldson2020, jin2022_clean, jin2022_noisy, study
+from prunecli.claims.registry import Claim, Study, claims_by_paper
+from prunecli.claims.stability_study import stability_study
+from prunecli.claims.study import Grouper
+from prunecli.compare import Compared
 
-__all__ = ["claims_of", "jin2022_clean", "jin2022_noisy"]
+__all__ = ["STUDIES", "bartoldson2020", "claims_of", "jin2022_clean", "jin2022_noisy"]
+STUDIES: Mapping[str, Callable[[Compared, Grouper], Study]] = {
+    "jin2022": study.study_of,
+    "bartoldson2020": lambda compared, _grouper: stability_study(compared),
+}
+"""How runs become each paper's study."""
 
 
 def claims_of(paper: str) -> Sequence[Claim]:

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Protocol
 
 from prunecli.claims.answers import UNTESTED, Answer, Finding
-from prunecli.claims.study import Benchmark, Study
 from prunecli.errors import PrunecliError
 
-Scope = Literal["clean", "noisy", "all clean", "all noisy", "family"]
-"""What a claim is tested on: each benchmark by itself, all of them together, or each family of noise levels."""
-Test = Callable[[Study, Sequence[Benchmark]], tuple[Answer, str]]
-"""The answer, and the numbers that say so.
+Test = Callable[[Any, Any], tuple[Answer, str]]  # Any: each paper has a study and subjects of its own
+"""The answer on a subject of a study, and the numbers that say so.
 
 Raises:
     PrunecliError: it cannot be tested on these, and why.
 """
 
 
+class Study(Protocol):
+    """Stored runs as a paper's claims look at them."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the answers should know."""
+        ...
+
+    def subjects(self, scope: str) -> Iterable[tuple[str, Any]]:  # Any: as above
+        """What a claim of this scope is tested on, each with its name."""
+        ...
+
+
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, and the rule by which it holds here or does not."""
+    """What a paper says, and the rule by which it holds here or does not; `scope` is what it is tested on."""
 
     number: str
     text: str
     rule: str
-    scope: Scope
+    scope: str
     test: Test
 
     def findings(self, study: Study) -> Iterator[Finding]:
         """What it comes to on everything that it can be tested on."""
-        for name, benchmarks in _subjects(study, self.scope):
+        for name, subject in study.subjects(self.scope):
             try:
-                yield Finding(name, *self.test(study, benchmarks))
+                yield Finding(name, *self.test(study, subject))
             except PrunecliError as error:
                 yield Finding(name, UNTESTED, str(error))
 
@@ -42,10 +52,10 @@ class Claim:
 claims_by_paper: dict[str, list[Claim]] = {}
 
 
-def claim_of(paper: str) -> Callable[[str, str, str, Scope], Callable[[Test], Test]]:
+def claim_of(paper: str) -> Callable[[str, str, str, str], Callable[[Test], Test]]:
     """A decorator for the paper's claims: `@claim(number, text, rule, scope)`."""
 
-    def decorator(number: str, text: str, rule: str, scope: Scope) -> Callable[[Test], Test]:
+    def decorator(number: str, text: str, rule: str, scope: str) -> Callable[[Test], Test]:
         def register(test: Test) -> Test:
             claims_by_paper.setdefault(paper, []).append(Claim(number, text, rule, scope, test))
             return test
@@ -53,14 +63,3 @@ def claim_of(paper: str) -> Callable[[str, str, str, Scope], Callable[[Test], Te
         return register
 
     return decorator
-
-
-def _subjects(study: Study, scope: Scope) -> Iterator[tuple[str, Sequence[Benchmark]]]:
-    one_by_one = {"clean": study.clean, "noisy": study.noisy}
-    together = {"all clean": study.clean, "all noisy": study.noisy}
-    if scope in one_by_one:
-        yield from ((one.name, [one]) for one in one_by_one[scope])
-    elif scope in together:
-        yield f"{scope}: {len(together[scope])}", together[scope]
-    else:
-        yield from study.families.items()

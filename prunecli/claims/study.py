@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prunecli.compare import Compared, Level, Summary
+from prunecli.compare import GENERALIZATION, Compared, Level, Summary
 from prunecli.methods import (
     benchmark_of,
     equal_key,
@@ -19,6 +19,8 @@ from prunecli.methods import (
 )
 from prunecli.subgroups import Subgroups
 
+MARGIN = 1.0
+"""Percentage points of test error within which two models match."""
 Grouper = Callable[[Summary, int, Summary, int, int], Subgroups]
 """The groups of one run's level against another's, in so many bins.
 
@@ -113,6 +115,28 @@ class Study:
             found.setdefault(one.family, []).append(one)
         return found
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the answers should know."""
+        runs = [one for each in self.benchmarks for one in (each.pruning, each.extended, each.width) if one]
+        optimistic = any(one.optimal and one.optimal.selected_by in GENERALIZATION for one in runs)
+        chosen = "; chosen by the test set itself, so its value is optimistic" if optimistic else ""
+        return (
+            f"optimum: the level of the least mean error, by validation where there is a split{chosen}",
+            f"a match lies within {MARGIN:g} point",
+        )
+
+    def subjects(self, scope: str) -> Iterator[tuple[str, Sequence[Benchmark]]]:
+        """`clean` or `noisy` is each such benchmark, `all` of them together, `family` each model and data."""
+        kinds = {"clean": self.clean, "noisy": self.noisy}
+        if scope in kinds:
+            yield from ((one.name, [one]) for one in kinds[scope])
+        elif scope == "family":
+            yield from self.families.items()
+        else:
+            together = kinds[scope.removeprefix("all ")]
+            yield f"{scope}: {len(together)}", together
+
     def at(self, summary: Summary, level: Level, metric: str = "") -> dict[int, float]:
         """The metric of each seed at a level."""
         return summary.by_seed(level, metric or self.metric)
@@ -159,7 +183,7 @@ def _benchmark(group: Sequence[Summary]) -> Benchmark:
     pruned = [one for one in runs if method(one) == "pruning"]
     imp = [one for one in pruned if is_imp(one)]
     return Benchmark(
-        _family(found),
+        family_of(found),
         fraction_of(found["labels"]),
         name_of(found["labels"]),
         next(iter(imp), None),
@@ -182,7 +206,8 @@ def _training(summary: Summary) -> dict[str, Any]:  # Any: a recipe's values
     return {"examples": "all", "equal_steps": False, **{key: beside[key] for key in beside if key not in own}}
 
 
-def _family(found: Mapping[str, Any]) -> str:  # Any: a recipe's values
+def family_of(found: Mapping[str, Any]) -> str:  # Any: a recipe's values
+    """The model and the data of a benchmark, in words."""
     model, data = name_of(found["model"]), name_of(found["data"])
     width, path = options_of(found["model"]).get("width", 1), options_of(found["data"]).get("path")
     where = f" ({path})" if path else ""

@@ -11,6 +11,7 @@ import typer
 
 import prunecli
 from prunecli.cli.compare import compare
+from prunecli.cli.connect import connect
 from prunecli.cli.machine import check, doctor, status
 from prunecli.cli.noise import noise
 from prunecli.cli.output import INTERRUPTED, command
@@ -49,7 +50,7 @@ def _options(
 
 STUDY, RECIPES, MACHINE = "Study", "Recipes", "Runs and the machine"
 for panel, commands in (
-    (STUDY, (train, prune, noise, score, compare)),
+    (STUDY, (train, prune, noise, score, compare, connect)),
     (RECIPES, (plan, ls, cp, show, schema)),
     (MACHINE, (status, check, doctor)),
 ):

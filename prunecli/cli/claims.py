@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prunecli.compare import Compared, Summary
     from prunecli.subgroups import Examples, Subgroups
 
-PAPERS = ("jin2022",)
+PAPERS = ("jin2022", "bartoldson2020")
 METRIC = "test_error"
 """What claims are about, in percentage points."""
 Claims = Annotated[
@@ -48,8 +48,7 @@ def checked_paper(paper: str, metric: str, against: str) -> str:
 def with_claims(compared: Compared, paper: str, grouping: Grouping | None, seeds: Sequence[int]) -> Compared:
     """The comparison with what each of the paper's claims comes to; groups are by the stores of `grouping`."""
     from prunecli.claims.answers import Tested
-    from prunecli.claims.papers import claims_of
-    from prunecli.claims.study import study_of
+    from prunecli.claims.papers import STUDIES, claims_of
     from prunecli.subgroups import Side, subgroups
 
     @lru_cache(maxsize=2)
@@ -69,9 +68,9 @@ def with_claims(compared: Compared, paper: str, grouping: Grouping | None, seeds
         sides = (Side(a.run.name, level_a), mine), (Side(b.run.name, level_b), theirs)
         return subgroups(*sides, store, score, bins, compared.confidence)
 
-    study = study_of(compared, grouper)
+    study = STUDIES[paper](compared, grouper)
     found = tuple(
         Tested(claim.number, claim.text, claim.rule, tuple(claim.findings(study)))
         for claim in claims_of(paper)
     )
-    return replace(compared, claims=found, table="claims")
+    return replace(compared, claims=found, claim_notes=study.notes, table="claims")

@@ -24,12 +24,15 @@ class TableName(StrEnum):
     levels = "levels"
     methods = "methods"
     parts = "parts"
+    stability = "stability"
 
 
 Tabulated = Annotated[
     TableName,
     typer.Option(
-        "--table", help="Each run's levels; methods by benchmark; or losses on original and noisy labels."
+        "--table",
+        help="Each run's levels; methods by benchmark; losses on original and noisy labels; or stability and "
+        "generalization by run.",
     ),
 ]
 PerClass = Annotated[bool, typer.Option("--classes", help="Also test errors class by class, at --level.")]

@@ -16,6 +16,7 @@ import typer
 from prunecli.cli import output
 from prunecli.cli.claims import Claims, checked_paper, with_claims
 from prunecli.cli.classes import PerClass, TableName, Tabulated, checked_table, with_classes
+from prunecli.cli.correlate import Pairs, with_correlations, with_courses
 from prunecli.cli.finding import meant, path_of, paths_of
 from prunecli.cli.groups import (
     AtLevels,
@@ -27,7 +28,15 @@ from prunecli.cli.groups import (
     with_subgroups,
 )
 from prunecli.cli.pictures import PicturesFile, Sheet, Top, checked_sheet, draw_pictures
-from prunecli.cli.plots import Figure, HtmlFiles, PlotFiles, Plotting, checked_plotting, write_plots
+from prunecli.cli.plots import (
+    Figure,
+    FigureName,
+    HtmlFiles,
+    PlotFiles,
+    Plotting,
+    checked_plotting,
+    write_plots,
+)
 from prunecli.cli.reading import Read, collecting_, read_runs
 from prunecli.errors import (
     EnvironmentMissing,
@@ -78,6 +87,7 @@ class Settings:
     classes: bool = False
     at: tuple[str, ...] = ()
     sheet: Sheet | None = None
+    pairs: tuple[str, ...] = ()
 
 
 def compare(
@@ -126,6 +136,7 @@ def compare(
     html: HtmlFiles = None,
     table: Tabulated = TableName.levels,
     classes: PerClass = False,
+    correlate: Pairs = None,
     pictures: PicturesFile = None,
     top: Top = 16,
     data_root: output.DataRoot = None,
@@ -157,10 +168,13 @@ def compare(
         root=root,
         grouping=Grouping(tuple(groups), score, bins, at, chosen) if groups else None,
         paper=checked_paper(claims, metric, against),
-        plotting=checked_plotting(plot or (), html or (), figure, grouped=bool(groups)),
+        plotting=checked_plotting(
+            plot or (), html or (), figure, grouped=bool(groups), correlated=bool(correlate)
+        ),
         table=checked_table(table, against),
         classes=classes,
         at=at,
+        pairs=tuple(correlate or ()),
         sheet=checked_sheet(Sheet(pictures, top, at, chosen, data_root, download, allow_code))
         if pictures
         else None,
@@ -195,6 +209,10 @@ def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: 
             compared = with_claims(compared, settings.paper, settings.grouping, settings.seeds)
     if settings.classes:
         compared = with_classes(compared, settings.at, settings.seeds, errors)
+    if settings.pairs:
+        compared = with_correlations(compared, settings.pairs)
+    if settings.plotting and settings.plotting.figure == FigureName.training:
+        compared = with_courses(compared, settings.seeds, errors)
     # A metric that no run knows is a slip of the pen: no table of dashes.
     if any(settings.metric in summary.run.metrics for summary in compared.summaries):
         _emit(compared, settings)

@@ -45,13 +45,13 @@ def plan(
 
 def print_plan(recipe: Recipe, settings: Settings, *, as_json: bool) -> None:
     """Print the plan of a recipe."""
-    from prunecli import plan
+    from prunecli import plan, plan_told
 
     plans = plan.make_plan(recipe, settings)
     workers = plan.workers_of(plans, settings)
     if as_json:
         at_once = None if workers is None else workers.count
-        output.print_json([plan.as_json(one) | {"workers": at_once} for one in plans])
+        output.print_json([plan_told.as_json(one) | {"workers": at_once} for one in plans])
         return
     lines = chain(chain.from_iterable(map(_plan_lines, plans)), _plan_of_all(plans, workers))
     for line in "\n".join(lines).split("\n"):
@@ -60,7 +60,7 @@ def print_plan(recipe: Recipe, settings: Settings, *, as_json: bool) -> None:
 
 def _plan_lines(plan: PlannedRun) -> Iterator[str]:
     """What a run will do and what it comes to."""
-    from prunecli.plan import described
+    from prunecli.plan_told import described
     from prunecli.selections import lacking_in_words
     from prunecli.trained_weights import trained_at
 
@@ -101,7 +101,8 @@ def _plan_lines(plan: PlannedRun) -> Iterator[str]:
         yield f"  time        about {duration(plan.seconds)} for {left} on this machine (steps timed now){saved}"
     if plan.store_bytes is not None and plan.state_bytes is not None:
         store, states = size(plan.store_bytes), size(plan.state_bytes)
-        yield f"  disk        at most {store} of store, {states} of states to go on from"
+        weights = f", {size(plan.weights_bytes)} of weights" if plan.weights_bytes else ""
+        yield f"  disk        at most {store} of store, {states} of states to go on from{weights}"
     yield ""
 
 
@@ -128,7 +129,7 @@ def _plan_of_all(plans: Sequence[PlannedRun], workers: Chosen | None) -> Iterato
 
 def _level_row(foreseen: Foreseen) -> tuple[str, ...]:
     """A level's number, stages, weights remaining of the prunable ones and of all, and epochs."""
-    from prunecli.plan import described
+    from prunecli.plan_told import described
 
     outlook, level = foreseen.outlook, foreseen.level
     remaining = "?" if outlook.density is None else f"{100 * outlook.density:.2f}%"

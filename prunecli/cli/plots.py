@@ -17,15 +17,15 @@ from prunecli.errors import NotComparable, PrunecliError, StorageError, UsageErr
 # Matplotlib takes a second to import: only what draws waits for it.
 if TYPE_CHECKING:
     from prunecli.compare import Compared
-    from prunecli.report.figure_data import Drawing
     from prunecli.report.html import Picture
+    from prunecli.report.panels import Drawing
 
 PICTURES = (".png", ".svg", ".pdf")
 PAGES = (".html", ".htm")
 MOST_NAMES = 4
 """Of runs in a page's title."""
 # What `--html` has where no figure is named, the figure that fits best first.
-_ALL = ("density", "subgroups", "parts", "epochs")
+_ALL = ("correlations", "density", "subgroups", "parts", "epochs", "training")
 
 
 class FigureName(StrEnum):
@@ -35,6 +35,8 @@ class FigureName(StrEnum):
     epochs = "epochs"
     parts = "parts"
     subgroups = "subgroups"
+    correlations = "correlations"
+    training = "training"
 
 
 PlotFiles = Annotated[
@@ -45,7 +47,8 @@ Figure = Annotated[
     FigureName | None,
     typer.Option(
         "--figure",
-        help="What to draw; by default subgroups with --groups, epochs where nothing is pruned, else density.",
+        help="What to draw; by default subgroups with --groups, correlations with --correlate, epochs where nothing is "
+        "pruned, else density.",
         show_default=False,
     ),
 ]
@@ -66,7 +69,12 @@ class Plotting:
 
 
 def checked_plotting(
-    plots: Sequence[Path], pages: Sequence[Path], figure: str | None, *, grouped: bool
+    plots: Sequence[Path],
+    pages: Sequence[Path],
+    figure: str | None,
+    *,
+    grouped: bool,
+    correlated: bool = False,
 ) -> Plotting | None:
     """What `--plot`, `--html` and `--figure` ask for; None where that is nothing."""
     for option, paths, endings in (("--plot", plots, PICTURES), ("--html", pages, PAGES)):
@@ -77,6 +85,8 @@ def checked_plotting(
         raise UsageError(f"--figure {figure} chooses what is drawn: give --plot FILE or --html FILE too")
     if figure == FigureName.subgroups and not grouped:
         raise UsageError("--figure subgroups draws groups of examples: give --groups SCORES too")
+    if figure == FigureName.correlations and not correlated:
+        raise UsageError("--figure correlations draws pairs of quantities: give --correlate X,Y too")
     return Plotting(tuple(plots), tuple(pages), figure or "", grouped) if plots or pages else None
 
 

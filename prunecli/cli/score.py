@@ -169,7 +169,7 @@ def choose(text: str, *, allow_code: bool) -> Choice:
 
 def outlook_lines(outlook: Outlook) -> Iterator[str]:
     """What scoring would do, for people."""
-    from prunecli.plan import described
+    from prunecli.plan_told import described
     from prunecli.score_plan import runs_of
     from prunecli.scoring import row_in_words
 

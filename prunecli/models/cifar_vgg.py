@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,37 +11,40 @@ from torch.nn import functional
 from prunecli.initializations import kaiming_normal_
 from prunecli.models.parameters import fitting
 from prunecli.models.width import Width, scaled
-from prunecli.registry import models
+from prunecli.registry import Later, models
 from prunecli.task import Task
 
+Pooling = Annotated[Literal["average", "max"], Later()]
+"""The last pooling: global averaging, of 2x2 for 32x32 images, as OpenLTH has it; or max pooling, as torchvision."""
+
 
 @models
-def cifar_vgg_11(task: Task, *, width: Width = 1.0) -> nn.Module:
+def cifar_vgg_11(task: Task, *, width: Width = 1.0, pooling: Pooling = "average") -> nn.Module:
     """VGG-11: 8 convolutions of 64 to 512 channels, with BatchNorm and one linear layer."""
-    return _cifar_vgg(task, (1, 1, 2, 2, 2), width)
+    return _cifar_vgg(task, (1, 1, 2, 2, 2), width, pooling)
 
 
 @models
-def cifar_vgg_13(task: Task, *, width: Width = 1.0) -> nn.Module:
+def cifar_vgg_13(task: Task, *, width: Width = 1.0, pooling: Pooling = "average") -> nn.Module:
     """VGG-13: 10 convolutions of 64 to 512 channels, with BatchNorm and one linear layer."""
-    return _cifar_vgg(task, (2, 2, 2, 2, 2), width)
+    return _cifar_vgg(task, (2, 2, 2, 2, 2), width, pooling)
 
 
 @models
-def cifar_vgg_16(task: Task, *, width: Width = 1.0) -> nn.Module:
+def cifar_vgg_16(task: Task, *, width: Width = 1.0, pooling: Pooling = "average") -> nn.Module:
     """VGG-16: 13 convolutions of 64 to 512 channels, with BatchNorm and one linear layer."""
-    return _cifar_vgg(task, (2, 2, 3, 3, 3), width)
+    return _cifar_vgg(task, (2, 2, 3, 3, 3), width, pooling)
 
 
 @models
-def cifar_vgg_19(task: Task, *, width: Width = 1.0) -> nn.Module:
+def cifar_vgg_19(task: Task, *, width: Width = 1.0, pooling: Pooling = "average") -> nn.Module:
     """VGG-19: 16 convolutions of 64 to 512 channels, with BatchNorm and one linear layer."""
-    return _cifar_vgg(task, (2, 2, 4, 4, 4), width)
+    return _cifar_vgg(task, (2, 2, 4, 4, 4), width, pooling)
 
 
-def _cifar_vgg(task: Task, convolutions: Sequence[int], width: float) -> nn.Module:
-    layers = sum(convolutions) + 3
-    model = fitting(f"cifar_vgg_{layers}", lambda: _VGG(task, convolutions, base=scaled(64, width)))
+def _cifar_vgg(task: Task, convolutions: Sequence[int], width: float, pooling: str) -> nn.Module:
+    layers, base = sum(convolutions) + 3, scaled(64, width)
+    model = fitting(f"cifar_vgg_{layers}", lambda: _VGG(task, convolutions, base, pooling))
     kaiming_normal_(model)
     return model
 
@@ -57,7 +61,7 @@ class _Layer(nn.Module):
 
 
 class _VGG(nn.Module):
-    def __init__(self, task: Task, convolutions: Sequence[int], base: int) -> None:
+    def __init__(self, task: Task, convolutions: Sequence[int], base: int, pooling: str) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = task.shape[0]
@@ -67,8 +71,7 @@ class _VGG(nn.Module):
                 channels = factor * base
             # Rounding up keeps one pixel of an 8x8 image; 32x32 divides evenly.
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        # The last pooling is global averaging instead: 2x2 for 32x32 images, as OpenLTH has it.
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = nn.Sequential(*(layers if pooling == "max" else layers[:-1]))
         self.fc = nn.Linear(channels, task.classes)
 
     def forward(self, images: Tensor) -> Tensor:

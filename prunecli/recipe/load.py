@@ -253,8 +253,15 @@ def _size(value: Any) -> int:  # Any: a recipe's value
 
 
 def _too_long(points: Sequence[Point], sweep: Table | None) -> list[Mistake]:
-    """A sweep whose procedures are, written out, too long to be gone through."""
-    stages = sum(unrolled(stage) for point in points for stage in point.experiment.procedure)
+    """A sweep whose procedures are, written out, too long to be gone through, or cannot be written out."""
+    stages, wrong = 0, list[Mistake]()
+    for stage in (one for point in points for one in point.experiment.procedure):
+        try:
+            stages += unrolled(stage)
+        except UsageError as error:
+            wrong.append(Mistake(stage.place, str(error)))
+    if wrong:
+        return wrong
     if sweep is None or stages <= MAX_STAGES:
         return []  # A single procedure's length is told where it is unrolled.
     message = f"the sweep's procedures unroll to {stages:,} stages together; at most {MAX_STAGES:,}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prunecli.claims.measures import MARGIN
-from prunecli.compare import GENERALIZATION, Compared, Summary
+from prunecli.compare import Compared, Summary
 from prunecli.report.cells import NONE, Table
 
 
@@ -57,13 +56,11 @@ def _notes(compared: Compared) -> list[str]:
     seeds = sorted({len(summary.run.seeds) for summary in compared.summaries})
     sizes = sorted({size for summary in compared.summaries if (size := _test_size(summary))})
     worth = [f"{size:,} test examples, one of them {100 / size:.2g} points" for size in sizes]
-    optimistic = any(one.optimal and one.optimal.selected_by in GENERALIZATION for one in compared.summaries)
-    chosen = "; chosen by the test set itself, so its value is optimistic" if optimistic else ""
     return [
         counts,
-        f"optimum: the level of the least mean error, by validation where there is a split{chosen}",
+        *compared.claim_notes,
         f"seeds: {' or '.join(map(str, seeds))} a run; {'; '.join(worth) or 'test size unknown'}",
-        f"intervals: Student's t over seeds, {100 * compared.confidence:.6g}%; a match lies within {MARGIN:g} point",
+        f"intervals: Student's t over seeds, {100 * compared.confidence:.6g}%",
         "with few seeds an interval is wide: undecided says that, and not that there is nothing",
     ]
 

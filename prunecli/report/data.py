@@ -12,10 +12,12 @@ from typing import Any
 from prunecli.compare import DIVERGED, Compared, Comparison, Level, Summary
 from prunecli.report.claims import claims_records
 from prunecli.report.classes import classes_json
+from prunecli.report.correlations import correlations_records
 from prunecli.report.label_parts import parts_records
 from prunecli.report.marks import mark
 from prunecli.report.methods import methods_records
 from prunecli.report.numbers import flat, statistic_json
+from prunecli.report.stability import stability_records
 from prunecli.report.words import shown
 from prunecli.statistics import Difference, Statistic
 from prunecli.subgroups import Subgroups
@@ -49,6 +51,7 @@ def as_json(compared: Compared) -> str:
         "subgroups": [_subgroups_json(found) for found in compared.subgroups],
         "classes": [classes_json(found) for found in compared.classes],
         **{name: made(compared) if name == compared.table else [] for name, made in _RECORDS.items()},
+        "correlations": correlations_records(compared),
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
@@ -63,7 +66,7 @@ def as_csv(compared: Compared) -> str:
     if compared.table in _RECORDS:
         rows = [flat(record) for record in _RECORDS[compared.table](compared)]
         writer.writerow(rows[0])
-        writer.writerows([_csv(cell) for cell in row.values()] for row in rows)
+        writer.writerows([csv_cell(cell) for cell in row.values()] for row in rows)
         return text.getvalue()
     writer.writerow(CSV_COLUMNS)
     for summary in compared.summaries:
@@ -183,10 +186,11 @@ def _csv_row(
     wrong = (len(level.collapsed), " ".join(level.collapsed), len(level.diverged))
     tested = (difference.effect, difference.p, corrected)
     cells = (*place, found.mean, found.std, found.n, *between, mark(summary, level), *wrong, *tested)
-    return [_csv(cell) for cell in cells]
+    return [csv_cell(cell) for cell in cells]
 
 
-def _csv(cell: object) -> object:
+def csv_cell(cell: object) -> object:
+    """A cell as a spreadsheet may have it: text that would be a formula is quoted, and no letter is hidden."""
     # A spreadsheet runs text that begins so as a formula.
     if isinstance(cell, str) and re.match(_FORMULA, cell) and not re.fullmatch(_NUMBER, cell, re.ASCII):
         return "'" + shown(cell)
@@ -197,5 +201,7 @@ _RECORDS: Mapping[str, Callable[[Compared], list[dict[str, Any]]]] = {  # Any: J
     "methods": methods_records,
     "parts": parts_records,
     "claims": claims_records,
+    "stability": stability_records,
+    "correlations": correlations_records,
 }
 """What a table other than that of levels is made of."""

@@ -1,4 +1,4 @@
-"""What the figures of Jin et al. (2022) show, as numbers: panels of curves or bars, still undrawn."""
+"""What the figures of the papers show, as numbers: panels of curves, bars or points, still undrawn."""
 
 from __future__ import annotations
 
@@ -11,66 +11,16 @@ from prunecli.compare import Compared, Level, Summary
 from prunecli.errors import NotComparable
 from prunecli.methods import is_retraining, method
 from prunecli.report.figure_methods import methods_of, panels_of, setting_of
+from prunecli.report.figure_stability import correlations_drawn, training_drawn
 from prunecli.report.marks import mark
+from prunecli.report.panels import Bar, Curve, Drawing, Panel, drawable
 from prunecli.subgroups import Side, Subgroups
 
 PARTS = {"train_loss_clean": "clean labels", "train_loss_noisy": "noisy labels"}
 WEIGHTS = "weights remaining (%)"
 MOST_PANELS = 64
-LARGEST, SMALLEST = 1e100, 1e-12
-"""What axes can hold: sizes of numbers, and percents on a logarithmic axis; what is beyond is left out."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A metric at a run's levels: means `y` over seeds and their `sd`, NaN where there is none.
-
-    `dense` is the dense level's mean, `optimal` the place of the optimal level; curves of one `label` look alike.
-    """
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    sd: tuple[float, ...]
-    dense: float | None
-    optimal: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A mean over seeds and its sd, from percentile `low` to `high`; NaN where there is none."""
-
-    low: float
-    high: float
-    height: float
-    sd: float
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Curves, or bars, under a title."""
-
-    title: str
-    subtitle: str = ""
-    curves: tuple[Curve, ...] = ()
-    bars: tuple[Bar, ...] = ()
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Everything that a figure shows; `messages` tell what it leaves out."""
-
-    name: str
-    title: str
-    x: str
-    y: str
-    panels: tuple[Panel, ...]
-    messages: tuple[str, ...] = ()
-
-    @property
-    def labels(self) -> list[str]:
-        """What the legend lists, in the order in which it is first met."""
-        return list(dict.fromkeys(curve.label for panel in self.panels for curve in panel.curves))
+SMALLEST = 1e-12
+"""What a logarithmic axis of percents can hold; what is beyond is left out."""
 
 
 def drawing(compared: Compared, name: str = "") -> Drawing:
@@ -81,7 +31,7 @@ def drawing(compared: Compared, name: str = "") -> Drawing:
     """
     name = name or _fitting(compared)
     made = FIGURES[name](compared)
-    if not any(panel.curves or panel.bars for panel in made.panels):
+    if not any(panel.curves or panel.bars or panel.clouds for panel in made.panels):
         raise NotComparable(f"nothing to draw in the figure '{name}': {'; '.join(made.messages)}")
     if max(len(made.panels), len(made.labels)) > MOST_PANELS:
         raise NotComparable(
@@ -100,6 +50,8 @@ def heading(run_units: Mapping[str, str], metric: str) -> str:
 def _fitting(compared: Compared) -> str:
     if compared.subgroups:
         return "subgroups"
+    if compared.correlations:
+        return "correlations"
     pruned = any(level.density != 1 for summary in compared.summaries for level in summary.levels)
     several = any(len(summary.levels) > 1 for summary in compared.summaries)
     return "epochs" if several and not pruned else "density"
@@ -196,7 +148,7 @@ def _left_out(summary: Summary, placed: _Placed, metrics: Iterable[str]) -> Iter
         yield "left out, for none of its levels has a place on the x axis"
     for metric in metrics:
         means = {level.level: level.value(metric) for level in summary.levels}
-        beyond = [number for number, mean in means.items() if mean is not None and math.isnan(_number(mean))]
+        beyond = [number for number, mean in means.items() if mean is not None and math.isnan(drawable(mean))]
         if beyond:
             levels = ", ".join(map(str, beyond))
             yield f"{metric.replace('_', ' ')} is beyond what can be drawn at levels {levels}"
@@ -204,7 +156,7 @@ def _left_out(summary: Summary, placed: _Placed, metrics: Iterable[str]) -> Iter
 
 def _curve(summary: Summary, metric: str, x: tuple[float, ...], label: str) -> Curve:
     found = [level.statistic(metric) for level in summary.levels]
-    means = tuple(_number(each.mean) for each in found)
+    means = tuple(drawable(each.mean) for each in found)
     dense, optimal = summary.pick("dense"), summary.pick("optimal")
     # Of a single level it says nothing that this one is the optimal one.
     several = len(summary.levels) > 1
@@ -213,7 +165,7 @@ def _curve(summary: Summary, metric: str, x: tuple[float, ...], label: str) -> C
         label,
         x,
         means,
-        tuple(_number(each.std) for each in found),
+        tuple(drawable(each.std) for each in found),
         means[dense.level] if dense and math.isfinite(means[dense.level]) else None,
         star if all(map(math.isfinite, star)) else None,
     )
@@ -235,13 +187,13 @@ def _titles(summaries: Sequence[Summary], *, whole: bool = False) -> tuple[str, 
 
 
 def _spent(summary: Summary, _panel: Sequence[Summary]) -> _Placed:
-    return _Placed(tuple(_number(level.value("spent")) for level in summary.levels))
+    return _Placed(tuple(drawable(level.value("spent")) for level in summary.levels))
 
 
 def _weights(summary: Summary, panel: Sequence[Summary]) -> _Placed:
     if len(summary.levels) > 1 and all(level.density == 1 for level in summary.levels):
         return _by_epochs(summary, panel)
-    percent = [100 * _number(level.value("density")) for level in summary.levels]
+    percent = [100 * drawable(level.value("density")) for level in summary.levels]
     x = tuple(value if value > SMALLEST else math.nan for value in percent)
     empty = [level.level for level, place in zip(summary.levels, percent, strict=True) if place <= SMALLEST]
     message = f"levels without weights have no place on a logarithmic axis: {', '.join(map(str, empty))}"
@@ -304,7 +256,7 @@ def _subgroups(compared: Compared) -> Drawing:
 
 def _panel_of_groups(known: Mapping[str, Summary], found: Subgroups, title: str) -> Panel:
     bars = tuple(
-        Bar(group.lo, group.hi, _number(group.difference.mean), _number(group.difference.std))
+        Bar(group.lo, group.hi, drawable(group.difference.mean), drawable(group.difference.std))
         for group in found.groups
     )
     methods = methods_of(list(known.values()))
@@ -324,14 +276,12 @@ def _kept(level: Level) -> str:
     return f" ({100 * level.density:.3g}% of weights)" if 0 <= level.density < 1 else ""
 
 
-def _number(value: float | None) -> float:
-    return value if value is not None and abs(value) < LARGEST else math.nan
-
-
 FIGURES: Mapping[str, Callable[[Compared], Drawing]] = {
     "density": _density,
     "epochs": _epochs,
     "parts": _parts,
     "subgroups": _subgroups,
+    "correlations": correlations_drawn,
+    "training": training_drawn,
 }
 """What `--figure` may name."""

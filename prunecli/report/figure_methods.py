@@ -15,7 +15,7 @@ from prunecli.store.values import StoredRun
 
 LONGEST_TITLE = 160
 _OF_A_PANEL = ("model", "data", "labels")
-_SAID = frozenset({"about", "seeds"})
+_SAID = frozenset({"about", "seeds", "keep_weights"})
 
 
 @dataclass(frozen=True)

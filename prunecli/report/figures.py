@@ -1,4 +1,4 @@
-"""Figures drawn with matplotlib: panels of curves or bars, the same bytes for the same numbers."""
+"""Figures drawn with matplotlib: panels of curves, bars or points, the same bytes for the same numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from prunecli.report.figure_data import WEIGHTS, Bar, Curve, Drawing, Panel
+from prunecli.report.figure_data import WEIGHTS
+from prunecli.report.panels import Bar, Curve, Drawing, Panel
 from prunecli.report.words import shown
 
 if TYPE_CHECKING:
@@ -93,10 +94,10 @@ def draw(drawing: Drawing) -> Figure:
             axes = figure.add_subplot(rows, columns, number)
             axes.set_title(title)
             _draw_panel_(axes, panel, styles, weights=drawing.x == WEIGHTS)
-            if number + columns > len(drawing.panels):
-                axes.set_xlabel(_legible(drawing.x))
-            if number % columns == 1 % columns:
-                axes.set_ylabel(_legible(drawing.y))
+            if panel.x or number + columns > len(drawing.panels):
+                axes.set_xlabel(_legible(panel.x or drawing.x))
+            if panel.y or number % columns == 1 % columns:
+                axes.set_ylabel(_legible(panel.y or drawing.y))
         if over:
             figure.suptitle(over)
         _draw_legend_(figure, legend, in_row)
@@ -140,6 +141,9 @@ Styles = Mapping[str, dict[str, Any]]  # Any: what matplotlib calls a line's pro
 def _draw_panel_(axes: Axes, panel: Panel, styles: Styles, *, weights: bool) -> None:
     for curve in panel.curves:
         _draw_curve_(axes, curve, styles[curve.label])
+    for row, curve in enumerate(curve for curve in panel.curves if curve.events):
+        _draw_events_(axes, curve, styles[curve.label]["color"], row)
+    _draw_clouds_(axes, panel, styles)
     if panel.bars:
         _draw_bars_(axes, panel.bars)
     if weights:
@@ -166,9 +170,41 @@ def _draw_curve_(axes: Axes, curve: Curve, style: dict[str, Any]) -> None:  # An
         capsize=1.5,
         zorder=2,
     )
-    axes.plot(curve.x, curve.y, label=_legible(curve.label), linewidth=1.1, markersize=3, zorder=2.5, **style)
+    size = 3 if curve.dots else 0
+    axes.plot(
+        curve.x, curve.y, label=_legible(curve.label), linewidth=1.1, markersize=size, zorder=2.5, **style
+    )
     if curve.optimal:
         axes.plot(*([place] for place in curve.optimal), color=colour, zorder=3, **_STAR)
+
+
+def _draw_events_(axes: Axes, curve: Curve, colour: str, row: int) -> None:
+    """Marks at the foot of the panel, a row a curve."""
+    height = [0.02 + 0.035 * (row % 10)] * len(curve.events)
+    axes.plot(
+        curve.events,
+        height,
+        color=colour,
+        marker="|",
+        markersize=4,
+        linestyle="none",
+        transform=axes.get_xaxis_transform(),
+        zorder=3,
+    )
+
+
+def _draw_clouds_(axes: Axes, panel: Panel, styles: Styles) -> None:
+    for cloud in panel.clouds:
+        style = {**styles[cloud.label], "linestyle": "none"}
+        axes.plot(
+            cloud.x, cloud.y, label=_legible(cloud.label), markersize=4, alpha=0.85, zorder=2.5, **style
+        )
+    if panel.line:
+        slope, intercept = panel.line
+        ends = [bound([x for cloud in panel.clouds for x in cloud.x]) for bound in (min, max)]
+        axes.plot(ends, [slope * x + intercept for x in ends], color=GREY, linewidth=1.1, zorder=2)
+    if panel.clouds:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _draw_bars_(axes: Axes, bars: Sequence[Bar]) -> None:
@@ -201,16 +237,25 @@ def _from_all_weights_(axes: Axes, percents: Sequence[float]) -> None:
 
 def _legend(drawing: Drawing, labels: Sequence[str], styles: Styles) -> list[tuple[str, Artist]]:
     """Each line of the legend with its sign; the last two are for the signs that all curves have."""
+    points = {cloud.label for panel in drawing.panels for cloud in panel.clouds}
+    bare = {curve.label for panel in drawing.panels for curve in panel.curves if not curve.dots}
     found: list[tuple[str, Artist]] = [
-        (label, Line2D([], [], linewidth=1.1, markersize=3.5, **style))
-        for label, style in zip(labels, styles.values(), strict=True)
+        (label, Line2D([], [], linewidth=1.1, markersize=3.5, **_sign(style, name in points, name in bare)))
+        for label, (name, style) in zip(labels, styles.items(), strict=True)
     ]
     curves = [curve for panel in drawing.panels for curve in panel.curves]
+    if any(curve.events for curve in curves):
+        found.append(("pruning", Line2D([], [], color=GREY, marker="|", markersize=5, linestyle="none")))
     if any(curve.dense is not None for curve in curves):
         found.append(("dense level", Line2D([], [], color=GREY, linestyle="--", linewidth=0.9)))
     if any(curve.optimal for curve in curves):
         found.append(("optimal level", Line2D([], [], color=GREY, **_STAR)))
     return found
+
+
+def _sign(style: dict[str, Any], alone: bool, bare: bool) -> dict[str, Any]:  # Any: a line's properties
+    """How the legend shows a style: markers alone, a line without them, or both."""
+    return {**style, **({"linestyle": "none"} if alone else {}), **({"marker": "none"} if bare else {})}
 
 
 def _draw_legend_(figure: Figure, legend: Sequence[tuple[str, Artist]], in_row: int) -> None:

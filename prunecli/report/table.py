@@ -9,10 +9,12 @@ from prunecli.compare import SIGNIFICANCE, Compared, Level, Summary
 from prunecli.report.cells import NONE, Table
 from prunecli.report.claims import claims_table
 from prunecli.report.classes import class_table
+from prunecli.report.correlations import correlations_table
 from prunecli.report.label_parts import parts_table
 from prunecli.report.marks import mark
 from prunecli.report.methods import methods_table, optimal_note
 from prunecli.report.numbers import verdict_notes
+from prunecli.report.stability import stability_table
 from prunecli.report.subgroups import subgroup_table
 from prunecli.report.words import describe, differences
 from prunecli.statistics import Statistic
@@ -23,13 +25,16 @@ NAMED_LAYERS = 4
 
 
 def tables(compared: Compared, *, brief: bool = False) -> list[Table]:
-    """The tables that are asked for: of levels, of methods or of parts; then those of groups and classes."""
+    """The tables that are asked for: of levels, methods, parts or stability; then those of groups and the like."""
     made = [subgroup_table(found, compared.confidence) for found in compared.subgroups]
     made += [class_table(found, compared.confidence, brief=brief) for found in compared.classes]
+    made += [correlations_table(compared)] if compared.correlations else []
     if compared.table == "methods":
         return [methods_table(compared), *made]
     if compared.table == "claims":
         return [claims_table(compared), *made]
+    if compared.table in ("stability", "correlations"):
+        return [stability_table(compared), *made]
     if compared.table == "parts":
         return [parts_table(compared, brief=brief), *made]
     return [*_level_tables(compared, brief), *made, Table("", (), (), tuple(_footnotes(compared)))]
@@ -165,7 +170,7 @@ def _counts(compared: Compared) -> Iterator[str]:
 
 
 def _recipe_tables(runs: Sequence[StoredRun]) -> Iterator[Table]:
-    said = frozenset({"about", "seeds"})
+    said = frozenset({"about", "seeds", "keep_weights"})
     found = differences([{key: run.recipe[key] for key in run.recipe if key not in said} for run in runs])
     paths = list(found)
     rows = [(run.name, *(found[path][number] for path in paths)) for number, run in enumerate(runs)]

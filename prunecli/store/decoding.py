@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,7 @@ class _Packed:
     data: NDArray[np.uint8]
     shape: tuple[int, ...]
     pruned_at: bool
+    counted: bool = True
 
     def mask(self, seed: int, level: int) -> NDArray[np.bool_]:
         if self.pruned_at:
@@ -98,7 +99,7 @@ def decode_level(data: bytes, where: str) -> Measured:
         packed = _packed(file, axes, arrays)
         seed, level = place_of(file)
         density, spent = clocks(file, axes)
-    return Measured(seed, level, float(density), float(spent), arrays, _Masks(packed))
+    return Measured(seed, level, float(density), float(spent), arrays, _Masks(packed), _beside(packed))
 
 
 def decode_store(data: bytes, where: str) -> list[Measured]:
@@ -120,6 +121,7 @@ def decode_store(data: bytes, where: str) -> list[Measured]:
             float(spent[j]),
             {place: axes.one(place, array, i, j) for place, array in stacked.items()},
             _Masks(packed, i, j),
+            _beside(packed),
         )
         for i, seed in enumerate(axes.seeds)
         for j, level in enumerate(axes.levels)
@@ -244,10 +246,15 @@ def _packed(file: Guarded, axes: Axes, arrays: Mapping[str, Array]) -> dict[str,
         expected = totals.get(name, total)
         if not total == expected == math.prod(shape):
             raise file.damaged(place, f"has {total} weights, its shape {shape}, and its layer {expected}")
-        found[name] = _stored_mask(file, place, shape, axes)
+        counted = file.attribute(place, "counted") != 0
+        found[name] = replace(_stored_mask(file, place, shape, axes), counted=counted)
     if missing := sorted(set(totals) - set(found)):
         raise file.damaged(f"masks/{missing[0]}", "missing")
     return found
+
+
+def _beside(packed: Mapping[str, _Packed]) -> frozenset[str]:
+    return frozenset(name for name, one in packed.items() if not one.counted)
 
 
 def _stored_mask(file: Guarded, place: str, shape: tuple[int, ...], axes: Axes) -> _Packed:

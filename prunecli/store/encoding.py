@@ -39,8 +39,9 @@ def encode_level(measured: Measured, header: Header) -> bytes:
         masks = _group(file, "masks")
         for name, mask in measured.masks.items():
             packed = masks.create_dataset(name, data=np.packbits(mask), track_times=False)
+            counted = 0 if name in measured.beside else mask.size
             packed.attrs.update(
-                {"encoding": "packbits", "shape": mask.shape, "total": mask.size, "counted": mask.size}
+                {"encoding": "packbits", "shape": mask.shape, "total": mask.size, "counted": counted}
             )
     return buffer.getvalue()
 
@@ -138,6 +139,10 @@ def _unit(place: str) -> str:
         "metrics/spent": "epoch",
         "metrics/instability": "1",
         "metrics/diverged": "1",
+        "metrics/removed": "1",
+        "metrics/best_epoch": "epoch",
+        "metrics/selected_epoch": "epoch",
+        "metrics/generalization_gap": "percent",
     }
     return fixed.get(place) or _UNITS.get(name.rpartition("_")[2], "")
 
@@ -238,7 +243,12 @@ def _write_masks(group: h5py.Group, name: str, table: Sequence[Sequence[Measured
     chunks = (1, *data.shape[1:]) if options and example.size < 2**24 else None
     dataset = group.create_dataset(name, data=data, track_times=False, chunks=chunks, **options)
     dataset.attrs.update(
-        {"encoding": encoding, "shape": example.shape, "total": example.size, "counted": example.size}
+        {
+            "encoding": encoding,
+            "shape": example.shape,
+            "total": example.size,
+            "counted": 0 if name in table[0][0].beside else example.size,
+        }
     )
 
 

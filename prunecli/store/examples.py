@@ -15,6 +15,7 @@ from prunecli.store import decoding
 from prunecli.store.decoding import Axes
 from prunecli.store.folder import RunFolder
 from prunecli.store.guard import Array, Guarded
+from prunecli.store.layout import GROUPS, group_of
 from prunecli.store.run_file import check_folders, part_seeds, read_run_json
 from prunecli.store.sealing import read_record, read_sealed
 
@@ -24,7 +25,7 @@ _OBSERVED = frozenset({"examples/loss", "examples/correct", "test/correct"})
 """What is there only where the recipe observes it."""
 
 T = TypeVar("T")
-_Levels = Mapping[int, Mapping[str, Array]]
+PlacesByLevel = Mapping[int, Mapping[str, Array]]
 """Arrays by their place, of each level that was asked for and is there."""
 
 
@@ -76,7 +77,7 @@ def read_examples(path: Path, levels: Sequence[int]) -> dict[int, SeedExamples]:
         DamagedRun: it is no run, or damaged.
         NotComparable: its recipe has no examples' losses observed.
     """
-    found, fingerprint = _read(path, _EXAMPLES, levels)
+    found, fingerprint = read_places(path, _EXAMPLES, levels)
     return {
         seed: SeedExamples(
             _any(each)["examples/label"].astype(np.int64),
@@ -96,7 +97,7 @@ def read_tests(path: Path, levels: Sequence[int]) -> dict[int, SeedTests]:
         DamagedRun: it is no run, or damaged.
         NotComparable: its recipe has no examples' losses observed.
     """
-    found, fingerprint = _read(path, _TESTS, levels)
+    found, fingerprint = read_places(path, _TESTS, levels)
     return {
         seed: SeedTests(
             _any(each)["test/label"].astype(np.int64),
@@ -107,17 +108,15 @@ def read_tests(path: Path, levels: Sequence[int]) -> dict[int, SeedTests]:
     }
 
 
-def _numbered(levels: Mapping[int, T], numbers: Mapping[int, int]) -> dict[int, T]:
-    return {numbers[level]: value for level, value in levels.items()}
+def read_places(
+    path: Path, places: Sequence[str], levels: Sequence[int]
+) -> tuple[dict[int, PlacesByLevel], str]:
+    """The places of each seed at these levels, at level 0 where it has none of them; and the dataset's fingerprint.
 
-
-def _any(levels: _Levels) -> Mapping[str, Array]:
-    """What does not vary by level."""
-    return next(iter(levels.values()))
-
-
-def _read(path: Path, places: Sequence[str], levels: Sequence[int]) -> tuple[dict[int, _Levels], str]:
-    """The places of each seed at these levels, at level 0 where it has none of them; and the dataset's fingerprint."""
+    Raises:
+        DamagedRun: it is no run, or damaged.
+        NotComparable: its recipe has no examples' losses observed.
+    """
     content = read_run_json(path)
     check_folders(path)
     run = RunFolder(path, content["recipe_digest"])
@@ -128,7 +127,16 @@ def _read(path: Path, places: Sequence[str], levels: Sequence[int]) -> tuple[dic
     return found, str(content.get("dataset_fingerprint", ""))
 
 
-def _stored(run: RunFolder, places: Sequence[str], levels: Sequence[int]) -> dict[int, _Levels]:
+def _numbered(levels: Mapping[int, T], numbers: Mapping[int, int]) -> dict[int, T]:
+    return {numbers[level]: value for level, value in levels.items()}
+
+
+def _any(levels: PlacesByLevel) -> Mapping[str, Array]:
+    """What does not vary by level."""
+    return next(iter(levels.values()))
+
+
+def _stored(run: RunFolder, places: Sequence[str], levels: Sequence[int]) -> dict[int, PlacesByLevel]:
     content = run.store_content()
     if content is None:
         return {}
@@ -145,7 +153,7 @@ def _stored(run: RunFolder, places: Sequence[str], levels: Sequence[int]) -> dic
     }
 
 
-def _of_parts(parts: Sequence[Path], places: Sequence[str], levels: Sequence[int]) -> _Levels:
+def _of_parts(parts: Sequence[Path], places: Sequence[str], levels: Sequence[int]) -> PlacesByLevel:
     found = {}
     for level in [level for level in levels if level < len(parts)] or [0]:
         record = read_record(parts[level])
@@ -161,4 +169,5 @@ def _arrays(file: Guarded, places: Sequence[str], axes: Axes) -> dict[str, Array
         raise NotComparable(
             f"{file.where}: has no /{lacking[0]}; a recipe with `observe: [example_losses]` stores it"
         )
-    return {place: decoding.read(file, place, axes) for place in places}
+    there = [place for place in places if group_of(place) in GROUPS or file.has(place)]
+    return {place: decoding.read(file, place, axes) for place in there}

@@ -25,6 +25,7 @@ from prunecli.store.score_problems import score_problems
 from prunecli.store.scores import is_score_store
 from prunecli.store.sealing import read_file, read_record, record_path, remove, vouches
 from prunecli.store.values import Measured
+from prunecli.store.weight_files import weight_problems
 
 _STORED_STATE = re.compile(r"seed-(\d+)\.safetensors")
 
@@ -117,7 +118,7 @@ def problems(path: Path) -> list[str]:
     for seed in part_seeds(path):
         if seed not in stored:
             found += _part_problems(run, seed)
-    return found
+    return [*found, *weight_problems(run, stored)]
 
 
 def check_file(path: Path) -> list[str]:

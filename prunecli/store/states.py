@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from prunecli.errors import DamagedRun, NewerFormat, StorageError
+from prunecli.injection import Injection, Temporary
 from prunecli.masks import Masks, Tensors
 from prunecli.state import Midway, Outcomes, SavedPoint, State
 from prunecli.store.inspection import drop_state
@@ -138,6 +139,9 @@ def encode(state: State, midway: Midway | None = None) -> bytes:
         *((f"point/{name}/weights", point.weights) for name, point in state.points.items()),
         *((f"point/{name}/buffers", point.buffers) for name, point in state.points.items()),
         *((f"around/{name}", {"loss": seen.loss, "correct": seen.correct}) for name, seen in around.items()),
+        ("observed", state.observed),
+        ("activations", state.activations),
+        *(pair for layer, one in state.injections.items() for pair in _injected(layer, one)),
     ):
         # safetensors refuses tensors that share memory: clone.
         tensors |= {
@@ -148,6 +152,11 @@ def encode(state: State, midway: Midway | None = None) -> bytes:
         "spent": state.spent,
         "points": {name: point.step for name, point in state.points.items()},
     }
+    if state.masks.beside:
+        clocks["beside"] = sorted(state.masks.beside)
+    if state.injections:
+        spans = {layer: [one.effect, one.start, one.until] for layer, one in state.injections.items()}
+        clocks["injections"] = dict(sorted(spans.items()))
     if midway is not None:
         clocks["midway"] = {"level": midway.level, "stage": midway.stage, "steps": midway.steps}
         clocks["around"] = sorted(around)
@@ -175,6 +184,7 @@ def _put_together(tensors: Tensors, clocks: Mapping[str, Any]) -> tuple[State, M
         clocks["spent"],
         *clocks["points"].values(),
         *clocks.get("midway", {}).values(),
+        *(number for span in clocks.get("injections", {}).values() for number in span[1:]),
     ]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError("its clocks are no numbers")
@@ -187,16 +197,35 @@ def _put_together(tensors: Tensors, clocks: Mapping[str, Any]) -> tuple[State, M
     state = State(
         _part(tensors, "weights"),
         _part(tensors, "buffers"),
-        Masks(_part(tensors, "masks")),
+        Masks(_part(tensors, "masks"), clocks.get("beside", ())),
         _part(tensors, "optimizer"),
         clocks["step"],
         clocks["spent"],
         points,
+        _part(tensors, "observed"),
+        _part(tensors, "activations"),
+        {layer: _injection(tensors, layer, *span) for layer, span in clocks.get("injections", {}).items()},
     )
     if "midway" not in clocks:
         return state, None
     around = {name: Outcomes(**_part(tensors, f"around/{name}")) for name in clocks["around"]}
     return state, Midway(**clocks["midway"], around=around)
+
+
+def _injected(layer: str, injection: Injection) -> list[tuple[str, Tensors]]:
+    """An injection's tensors by the place that they are kept in."""
+    own = {"chosen": injection.chosen, "scale": injection.scale}
+    kinds = {"own": own, "targets": injection.targets, "saved": injection.saved}
+    return [(f"injections/{layer}/{kind}", part) for kind, part in kinds.items()]
+
+
+def _injection(tensors: Tensors, layer: str, effect: Temporary, start: int, until: int) -> Injection:
+    if effect not in get_args(Temporary):
+        raise ValueError("an injection has an effect that is not known")
+    own, targets, saved = (
+        _part(tensors, f"injections/{layer}/{kind}") for kind in ("own", "targets", "saved")
+    )
+    return Injection(effect, start, until, own["chosen"], targets, saved, own["scale"])
 
 
 def _part(tensors: Tensors, kind: str) -> Tensors:

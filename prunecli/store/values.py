@@ -70,6 +70,8 @@ class Measured:
     spent: float
     arrays: Mapping[str, NDArray[Any]]  # Any: the types that the contract gives each place
     masks: Mapping[str, NDArray[np.bool_]]
+    beside: frozenset[str] = frozenset()
+    """The masks of biases and norms, which do not count in the density."""
 
 
 @dataclass(frozen=True)

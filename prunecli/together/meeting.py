@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from prunecli.errors import Diverged, PrunecliError
-from prunecli.lab import Lab, allocating
+from prunecli.lab import Lab
+from prunecli.memory import allocating
 from prunecli.progress import EpochSeen
 from prunecli.schedules import Schedule
 from prunecli.state import State
