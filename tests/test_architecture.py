@@ -15,6 +15,7 @@ PACKAGE = ROOT / "prunecli"
 
 LAYERS = """
     prunecli errors progress randomness task determinism store.values
+    theory
     stopping
     patience
     own_code memory cores eligible trained_weights
