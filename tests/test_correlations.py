@@ -390,7 +390,7 @@ def test_the_figure_has_each_seed_the_line_and_the_coefficients():
     assert line.get_ydata() == pytest.approx([slope * x + intercept for x in line.get_xdata()])
     title = " ".join(axes.get_title().split())
     value, ends = found.correlations[0].pearson.value, found.correlations[0].pearson.interval
-    assert f"Pearson r {value:+.2f} [{ends[0]:+.2f}, {ends[1]:+.2f}]" in title
+    assert f"r {value:+.2f} [{ends[0]:+.2f}, {ends[1]:+.2f}]" in title
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("mean stability (%)", "best test accuracy (%)")
 
 

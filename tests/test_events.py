@@ -964,3 +964,15 @@ def test_observers_that_would_overwrite_each_other_are_refused(tmp_path):
     ):
         with pytest.raises(RecipeError, match="looks at a level twice"):
             prepare(load_text(SMALL, "small.yaml", given), Settings(runs=tmp_path))
+
+
+@pytest.mark.parametrize("observer", ["flatness", "perturbation"])
+def test_more_examples_than_there_are_are_refused_before_anything_runs(tmp_path, observer):
+    prepare(
+        load_text(SMALL, "small.yaml", [f"observe=[{{{observer}: {{examples: 360}}}}]"]),
+        Settings(runs=tmp_path),
+    )
+    for where in ("observe=[{}]", "procedure=[train, {{observe: {{observers: [{}]}}}}]"):
+        given = where.format(f"{{{observer}: {{examples: 361}}}}")
+        with pytest.raises(RecipeError, match="'examples' is 361, and there are 360 test examples"):
+            prepare(load_text(SMALL, "small.yaml", [given]), Settings(runs=tmp_path))

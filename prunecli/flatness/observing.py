@@ -45,7 +45,7 @@ CountOrNone = Annotated[int, Field(ge=0, le=10_000)]
 Positive = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
-def fits(sizes: Mapping[str, int], *, of: Of, examples: Examples, **_options: object) -> None:
+def fits(sizes: Mapping[str, int], /, *, of: Of, examples: Examples, **_options: object) -> None:
     """Whether the split of so many examples, by name, has as many as an observer is to look at.
 
     Raises:

@@ -22,7 +22,10 @@ def correlations_drawn(compared: Compared) -> Drawing:
     messages = [message for found in compared.correlations for message in _left_out(found)]
     if not compared.correlations:
         messages.append("--correlate X,Y says of what")
-    over = f"{100 * compared.confidence:.6g}% intervals over points; seeds of one run are not independent"
+    over = (
+        f"Pearson's r and Kendall's tau with {100 * compared.confidence:.6g}% intervals over points; seeds of one run "
+        "are not independent"
+    )
     return Drawing("correlations", over, "", "", tuple(panels), tuple(messages))
 
 
@@ -47,8 +50,8 @@ def _panel(compared: Compared, found: Correlation, methods: Mapping[str, str]) -
     labels = dict.fromkeys(methods[point.run] for point in points)
     clouds = {label: [point for point in points if methods[point.run] == label] for label in labels}
     return Panel(
-        f"Pearson r {coefficient_told(found.pearson)}",
-        f"Kendall tau {coefficient_told(found.kendall)}",
+        f"r {coefficient_told(found.pearson)}",
+        f"tau {coefficient_told(found.kendall)}",
         clouds=tuple(
             Cloud(label, tuple(one.x for one in inside), tuple(one.y for one in inside))
             for label, inside in clouds.items()
