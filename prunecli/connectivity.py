@@ -23,9 +23,8 @@ from prunecli.errors import NotComparable
 from prunecli.filters import Gates
 from prunecli.lab import Lab
 from prunecli.masks import Masks, Tensors
-from prunecli.observers import error_percent
 from prunecli.randomness import key
-from prunecli.state import Outcomes, State
+from prunecli.state import Outcomes, State, error_percent
 from prunecli.training import load_, seed_, undisturbed
 
 Split = Literal["test", "train"]
@@ -199,6 +198,6 @@ def _measured(lab: Lab, state: State, splits: Sequence[Split]) -> dict[str, floa
 def _numbers(name: str, seen: Outcomes, part: NDArray[np.bool_]) -> dict[str, float]:
     """The error and the mean loss of some examples, as a level stores them (see `measuring`)."""
     return {
-        f"{name}_error": float(error_percent(seen.correct.numpy()[part])),
+        f"{name}_error": error_percent(seen.correct.numpy()[part]),
         f"{name}_loss": float(seen.loss.numpy()[part].mean(dtype=np.float64)),
     }

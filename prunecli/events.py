@@ -62,6 +62,7 @@ def _foresee_prune_layers(
     said = layers if outlook.shapes is None else matched(layers, list(outlook.shapes))
     kind = "remove" if effect == "remove" else "inject"
     done = {(kind, name): _part(part) for name, part in said.items()}
+    # Whatever is injected into other layers goes on.
     hit = [name for (kind, name), part in done.items() if part > outlook.parts.get((kind, name), 0.0)]
     for name in hit:
         if (until := outlook.busy_until.get(name, 0.0)) > outlook.spent + 1e-9:
@@ -141,7 +142,7 @@ def _told(
     return f"{how} {target} {criterion.name}: {'; '.join(shown)}"
 
 
-@stages(foresee=_foresee_prune_layers, fits=_check_prune_layers, told=_told, prunes=True)
+@stages(foresee=_foresee_prune_layers, fits=_check_prune_layers, told=_told, prunes=True, by_layer=True)
 def prune_layers(
     state: State,
     lab: Lab,

@@ -140,8 +140,8 @@ class Lab:
         under = self._underway(state)
         now = partial(self._now, state, optimizer, under)
         done, left = 0, steps - self.taken
+        under.end(state.spent)
         if under.seen.sizes and state.spent % self.steps_per_epoch == 0:
-            under.end(state.spent)
             self._add_epoch(under, now(0))
         while done < left:
             epoch, offset = divmod(state.spent + done, self.steps_per_epoch)
@@ -163,7 +163,6 @@ class Lab:
             under.end(state.spent + done)
             if under.curve is not None and offset + count == self.steps_per_epoch:
                 self._add_epoch(under, now(done))
-        under.end(state.spent + done)
         trained = now(done)
         check_masks(trained.weights, trained.masks, self.experiment.optimizer.name)
         return trained

@@ -12,8 +12,8 @@ from prunecli.building import TRAINING, VALIDATION
 from prunecli.errors import Diverged
 from prunecli.filters import beside_of
 from prunecli.lab import Lab
-from prunecli.observers import error_percent, observe
-from prunecli.state import Outcomes, State
+from prunecli.observers import observe
+from prunecli.state import Outcomes, State, error_percent
 from prunecli.store.values import Measured
 
 
@@ -78,7 +78,7 @@ def _always(
 def _metrics(name: str, seen: Outcomes, part: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
     correct, loss = seen.correct.numpy()[part], seen.loss.numpy()[part]
     return {
-        f"metrics/{name}_error": error_percent(correct),
+        f"metrics/{name}_error": np.asarray(error_percent(correct)),
         f"metrics/{name}_loss": _mean(loss),
     }
 

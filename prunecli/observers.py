@@ -45,8 +45,8 @@ def instability(before: Outcomes, after: Outcomes) -> Arrays:
     """
     was, became = before.correct.double().mean().item(), after.correct.double().mean().item()
     return {
-        "metrics/test_error_before_pruning": error_percent(before.correct.numpy()),
-        "metrics/test_error_after_pruning": error_percent(after.correct.numpy()),
+        "metrics/test_error_before_pruning": np.asarray(before.error),
+        "metrics/test_error_after_pruning": np.asarray(after.error),
         "metrics/instability": np.asarray((was - became) / was if was else np.nan),
     }
 
@@ -90,12 +90,6 @@ def _in_places(values: NDArray[np.float64], places: int) -> NDArray[np.float64]:
     """The last numbers in so many places, NaN in those that are left."""
     last = values[-places:]
     return np.concatenate([last, np.full(places - len(last), np.nan)])
-
-
-def error_percent(correct: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """100 times the share that is wrong, from the whole number of wrong ones; NaN of none."""
-    wrong = int(correct.size - np.count_nonzero(correct))
-    return np.asarray(100 * wrong / correct.size if correct.size else np.nan, dtype=np.float64)
 
 
 def observe(choice: Choice, seen: Mapping[str, object]) -> Arrays:

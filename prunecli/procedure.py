@@ -134,8 +134,7 @@ def _check_free(stage: Choice, outlook: Outlook) -> None:
     """Raises UsageError where weights are replaced or dropped while something is injected into them."""
     until = max(outlook.busy_until.values(), default=0.0)
     traits = stage.entry.traits
-    # `prune_layers` looks at its own layers.
-    changes = traits.get("prunes") and not traits.get("fits")
+    changes = traits.get("prunes") and not traits.get("by_layer")
     changes = changes or traits.get("redraws") or stage.options.get("what") == "weights"
     if changes and until > outlook.spent + 1e-9:
         raise UsageError(

@@ -6,11 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prunecli.injection import Injections
 from prunecli.masks import Masks, Tensors, zeroed
+
+
+def error_percent(correct: NDArray[np.bool_]) -> float:
+    """100 times the share that is wrong, from the whole number of wrong ones; NaN of none."""
+    wrong = int(correct.size - np.count_nonzero(correct))
+    return 100 * wrong / correct.size if correct.size else math.nan
 
 
 @dataclass(frozen=True)
@@ -22,9 +30,8 @@ class Outcomes:
 
     @property
     def error(self) -> float:
-        """100 times the share that is wrong, from the whole number of wrong ones; NaN of none."""
-        wrong = len(self.correct) - int(self.correct.count_nonzero())
-        return 100 * wrong / len(self.correct) if len(self.correct) else math.nan
+        """The share that is wrong, in percent."""
+        return error_percent(self.correct.numpy())
 
 
 @dataclass(frozen=True)

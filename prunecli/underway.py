@@ -51,7 +51,7 @@ class Underway:
         return batches if self.firing is None else self.firing.following(batches, spent)
 
     def end(self, spent: int) -> None:
-        """A training ends after so many steps: what is over by then is put right."""
+        """So many steps are spent: what is over by then is put right."""
         for injection in self.injections.values():
             if spent == injection.until:
                 put_back_(injection, self.tensors)

@@ -655,6 +655,10 @@ def test_channels_that_dropped_filters_close_open_along_the_line(tmp_path):
     assert [losses[0], losses[-1]] == list(stored)
     again = reported(path, path, "--points", 3)["pairs"][0]
     assert set(again["metrics"]["test_loss"]) == {stored[1]}
+    # A run that drops no filters has no channels to close: from it, too, the other end is what was stored.
+    open_, _ = carried_out(tmp_path / "runs", *BATCH_NORMED, "epochs=2", "keep_weights=ends", "seeds=[0]")
+    for ends, place in (((open_, path), -1), ((path, open_), 0)):
+        assert reported(*ends, "--points", 3)["pairs"][0]["metrics"]["test_loss"][place] == stored[1]
 
 
 @pytest.mark.parametrize(

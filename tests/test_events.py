@@ -843,7 +843,10 @@ def test_removal_takes_filters_that_were_only_disturbed_before(lab_of):
 
 def test_noise_has_a_scale_where_the_first_filters_are_gone(lab_of):
     lab = lab_of(*dropping(*VGG))
-    state = pruning({LAST: 0.5}, lab)(lab.initial(), lab)
+    start = lab.initial()
+    start.weights[LAST][0] /= 1000
+    state = pruning({LAST: 0.5}, lab)(start, lab)
+    assert not state.weights[LAST][0].any()
     noisy = pruning({LAST: 0.75}, lab, effect="gaussian")(state, lab)
     free = state.masks[LAST].flatten(1).any(1) & ~noisy.injections[LAST].chosen
     assert float(noisy.injections[LAST].scale) == pytest.approx(float(state.weights[LAST][free][0].std()))
@@ -908,11 +911,13 @@ def test_a_curve_does_not_depend_on_how_a_training_is_cut(tmp_path):
 
 def test_what_is_restored_at_an_epochs_end_is_restored_in_the_curve(lab_of):
     lab = lab_of(*dropping(*VGG), "observe=[epochs]")
-    trained = lab.train(lab.initial(), lab.steps_per_epoch, lab.rate_at())
+    trained = lab.train(lab.initial(), 15 * lab.steps_per_epoch, lab.rate_at())
     held = pruning({LAST: 0.9}, lab, effect="restore", batches=lab.steps_per_epoch)(trained, lab)
     end = lab.train(held, lab.steps_per_epoch, lab.rate_at())
     test = lab.outcomes(end, lab.dataset.test, lab.dataset.test.labels)
     assert float(end.observed[CURVE][-1, 3]) == test.error
+    gone = held.injections[LAST].chosen
+    assert torch.equal(end.weights[LAST][gone], trained.weights[LAST][gone])
 
 
 def test_running_means_do_not_depend_on_what_was_drawn_before(lab_of, tmp_path):

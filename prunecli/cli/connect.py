@@ -16,7 +16,7 @@ import typer
 from prunecli.cli import output
 from prunecli.cli.finding import path_of
 from prunecli.cli.plots import PICTURES, PlotFiles
-from prunecli.errors import DamagedRun, NotComparable, PrunecliError, StorageError, UsageError, shown
+from prunecli.errors import DamagedRun, NotComparable, PrunecliError, UsageError, shown
 from prunecli.expression import LEVELS
 
 # What reads and computes is imported inside functions, so that `--help` opens at once.
@@ -325,7 +325,7 @@ def _emit(found: Connected, format: Format, files: Iterable[Path], plots: Iterab
 
     sys.stdout.write(FORMATS[format](found))
     for path in files:
-        _write(path, FORMATS[ENDINGS[path.suffix]](found).encode())
+        output.write(path, FORMATS[ENDINGS[path.suffix]](found).encode())
     for path in plots:
         # Matplotlib takes a second to import.
         from prunecli.report.figures import draw, rendered
@@ -333,15 +333,7 @@ def _emit(found: Connected, format: Format, files: Iterable[Path], plots: Iterab
         content, messages = rendered(draw(drawing(found)), path.suffix)
         for message in messages:
             output.say(shown(f"{path}: {message}"))
-        _write(path, content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
-    output.say(shown(f"wrote {path}"))
+        output.write(path, content)
 
 
 def _listed(seeds: Iterable[int]) -> str:

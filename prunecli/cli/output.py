@@ -156,3 +156,16 @@ def _explain(error: Exception, message: str, *, verbose: bool) -> None:
         traceback.print_exception(error)
     for line in message.splitlines():
         say(shown(line))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that was asked for, and say so.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
+    say(shown(f"wrote {path}"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunecli.cli import output
-from prunecli.errors import NotComparable, PrunecliError, StorageError, UsageError, shown
+from prunecli.errors import NotComparable, PrunecliError, UsageError, shown
 
 # Matplotlib takes a second to import: only what draws waits for it.
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def write_plots(compared: Compared, plotting: Plotting, errors: list[PrunecliErr
         content = _page(compared, plotting.figure, found, brief=brief).encode()
         for path in plotting.pages:
             with _collecting_(found):
-                _write(path, content)
+                output.write(path, content)
     # A named figure that cannot be drawn is missing in the files and in the pages: told once.
     errors += {str(error): error for error in found}.values()
 
@@ -125,7 +125,7 @@ def _write_figure(compared: Compared, plotting: Plotting) -> None:
         content, messages = rendered(draw(found), path.suffix)
         for message in messages:
             output.say(shown(f"{path}: {message}"))
-        _write(path, content)
+        output.write(path, content)
 
 
 def _page(compared: Compared, figure: str, errors: list[PrunecliError], *, brief: bool) -> str:
@@ -156,11 +156,3 @@ def _picture(found: Drawing) -> Picture:
 
     content, _ = rendered(draw(found), ".svg")
     return Picture(f"{found.y} by {found.x}", content.decode(), found.messages)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
-    output.say(shown(f"wrote {path}"))
