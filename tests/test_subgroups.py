@@ -201,7 +201,10 @@ def test_the_interval_is_of_the_confidence_that_is_asked_for(studied):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--claims", "jin2021"], "--claims jin2021: unknown; known: jin2022, bartoldson2020; did you mean 'jin2022'?"),
+        (
+            ["--claims", "jin2021"],
+            "--claims jin2021: unknown; known: jin2022, bartoldson2020; did you mean 'jin2022'?",
+        ),
         (
             ["--claims", "jin2022", "--metric", "test_loss"],
             "--metric test_loss: --claims sets each claim's own runs",
