@@ -98,10 +98,11 @@ def made_up_run(runs: Path, number: int) -> RunFolder:
 
 
 def _level(draw: np.random.Generator, seed: int, level: int) -> Measured:
-    density = 0.8**level
     fixed = np.random.default_rng(seed)
     # Ranks that do not vary by level: what a level drops the next ones drop too.
-    masks = {name: fixed.random(shape) < density for name, shape in WEIGHTS.items()}
+    ranks = {name: fixed.permutation(np.prod(shape)).reshape(shape) for name, shape in WEIGHTS.items()}
+    masks = {name: rank < round(0.8**level * rank.size) for name, rank in ranks.items()}
+    density = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.size for mask in masks.values())
     arrays: dict[str, NDArray[Any]] = {  # Any: see Measured
         "examples/label": np.zeros(EXAMPLES, np.int64),
         "examples/clean_label": np.zeros(EXAMPLES, np.int64),

@@ -26,6 +26,8 @@ ROOT = Path(__file__).parent.parent
 PAPERS = {
     "jin2022": "Jin et al. (2022), Pruning's Effect on Generalization Through the Lens of Training and Regularization",
     "bartoldson2020": "Bartoldson et al. (2020), The Generalization-Stability Tradeoff in Neural Network Pruning",
+    "yang2023": "Yang et al. (2023), Pruning Before Training May Improve Generalization, Provably",
+    "chang2021": "Chang et al. (2021), Provable Benefits of Overparameterization in Model Compression",
 }
 SCOPES = {
     "clean": "each benchmark without noise",
@@ -35,6 +37,14 @@ SCOPES = {
     "family": "each model and data, over noise",
     "setting": "each model, data, training and criterion, with the same fractions of the same layers",
     "noise": "each of these with its runs of one effect",
+    "patches": "each sweep over densities on two patches",
+    "noisy inputs": "each sweep over densities on inputs with noise",
+    "curve": "each sweep over the features of a linear problem without correlation, and pruner",
+    "spectrum": "each sweep over the features of a linear problem without correlation",
+    "correlated": "each sweep over the correlation of features, and pruner",
+    "pruned_features": "each sweep over random features, and pruner but a random one",
+    "random": "each sweep over random features with random pruning",
+    "network": "each sweep over the width of a network",
 }
 CLAIMS = """
 `prunecli compare RUN… --claims jin2022 --groups SCORES…` sets each claim beside what the runs show: *holds*, *does not
@@ -67,6 +77,24 @@ before any run was looked at.
   Pearson's, over seeds of runs as in the paper; its interval is that of 10,000 resamples of these points, and its p
   value that of points which are independent, which seeds of one run are not: both flatter it. `--correlate` tells the
   interval over runs.
+
+`prunecli compare RUN… --claims chang2021` does so for linear problems and random features, of which theory and earlier
+trials were known when the rules were written, but no run of the recipes.
+
+- Runs are sorted into sweeps that differ by one option, `model.features` or `data.correlation`, and by their pruning.
+- Risks are exact population risks. A difference is one of their logarithms, over the seeds that both models have, and
+  is decided by Student's interval as above: near p = n risks have heavy tails, logarithms have not. C9 to C13, of
+  networks, are decided by test errors, in points.
+- Where the first minimum or the curve's ends are is told by medians over seeds.
+
+`prunecli compare RUN… --claims yang2023` does so for pruning before training. B1, B2, B3 and B5 are checks that were
+written down before any run. B6 and B7 are the abstract's sentences, put into rules when runs on two patches had been
+seen; B8 to B10 those on images, when one seed of twelve points with noise on the inputs had been.
+
+- Runs that differ in their densities, and in the learning rate that goes with them, are a sweep; a level is a point.
+- Accuracy in percent of the test examples; with few seeds that keep a signal a mean says little of the excessive
+  regime, so medians over five seeds at least are looked at there.
+- B4 has no statement in these checks. The proofs are of upper bounds: the loss itself need not fall.
 """
 TITLES = {
     "models": "Models",
@@ -74,6 +102,7 @@ TITLES = {
     "data": "Data",
     "examples": "Choices of examples",
     "labels": "Labels",
+    "inputs": "Inputs",
     "augmentations": "Augmentations",
     "optimizers": "Optimizers",
     "schedules": "Schedules",
@@ -127,7 +156,8 @@ def _lines() -> Iterator[str]:
     yield "## A recipe's keys"
     yield ""
     yield from _options(options_of(Experiment))
-    yield "`sweep` maps dotted paths to lists of values: one run a point, lists multiply."
+    yield "`sweep` maps dotted paths to lists of values: one run a point, lists multiply. Paths with a comma between"
+    yield "them take their values together, a list of them each time."
     yield ""
     for kind, registry in Registry.all.items():
         yield f"## {TITLES[kind]}"

@@ -85,6 +85,17 @@ def asks_for_firing(experiment: Experiment) -> bool:
     return any("activations" in choice.entry.needs for choice in criteria_of(experiment))
 
 
+def along(experiment: Experiment) -> list[Choice]:
+    """The observers that look at each epoch's end."""
+    return [choice for choice in experiment.observe if choice.entry.traits.get("along")]
+
+
+def ends_early(experiment: Experiment) -> bool:
+    """Whether a training ends at a loss, so that what was seen of an epoch has to be known whatever comes between."""
+    chosen = (inner for stage in experiment.procedure for inner in stage.named())
+    return any(stage.options.get("until_loss") is not None for stage in chosen)
+
+
 def is_curved(experiment: Experiment) -> bool:
     """Whether an observer asks for what each epoch's end makes of examples that are not trained on."""
     inside = (inner for stage in experiment.procedure for inner in stage.named() if inner.kind == "observers")
@@ -129,6 +140,11 @@ def _chosen(experiment: Experiment, seed: int, dataset: Dataset, used: Tensor, v
 def _labels(experiment: Experiment, seed: int, dataset: Dataset, changeable: Tensor) -> Tensor:
     """The labels (N,) that the recipe's choice makes of what it asks for by its positional parameters."""
     choice, clean = experiment.labels, dataset.train.labels
+    if dataset.task.is_regression:
+        if choice.name != "clean":
+            message = f"labels '{choice.name}' changes classes, and those of data '{experiment.data.name}' are numbers"
+            raise UsageError(str(Mistake(choice.place, message)))
+        return clean.clone()
     evidence = {
         "labels": clean,
         "changeable": changeable,

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,13 @@ from numpy.typing import NDArray
 from prunecli.claims.answers import Tested
 from prunecli.classes import Classes
 from prunecli.correlations import Correlation
-from prunecli.courses import Course
+from prunecli.courses import Course, Learned
 from prunecli.errors import GateFailed, NotComparable, PrunecliError, suggest
 from prunecli.expression import Expression
 from prunecli.statistics import Difference, Statistic, area, holm, paired, statistic
 from prunecli.store.values import StoredRun
 from prunecli.subgroups import Subgroups
+from prunecli.tabulated import Tabulated
 
 # Regression stores no errors, so its losses stand in.
 SELECTORS = ("validation_error", "test_error", "validation_loss", "test_loss")
@@ -146,8 +146,11 @@ class Compared:
     claim_notes: tuple[str, ...] = ()
     correlations: tuple[Correlation, ...] = ()
     courses: tuple[Course, ...] = ()
-    table: Literal["levels", "methods", "parts", "claims", "stability", "correlations"] = "levels"
+    learned: tuple[Learned, ...] = ()
+    table: Tabulated = "levels"
     """What is tabulated."""
+    at: tuple[str, ...] = ()
+    """The levels whose layers are tabulated; none for those that are marked."""
     _found: dict[tuple[int, int, str], tuple[Summary, Comparison | None]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -253,9 +256,9 @@ def check_gate(gate: Expression, compared: Compared, summary: Summary) -> None:
 
 def _level(run: StoredRun, number: int) -> Level:
     metrics = {name: statistic(values[:, number].tolist()) for name, values in run.metrics.items()}
-    # A run whose layers are not known has none that is known to have collapsed; -1 is a level not there yet.
-    layers = run.layers if run.kept.size else ()
-    gone = {name: _seeds(run, run.kept[:, number, place] == 0) for place, name in enumerate(layers)}
+    # A run whose layers are not known has none that is known to have collapsed, nor has a layer without a bias.
+    layers = [one for one in enumerate(run.layers if run.kept.size else ()) if not one[1].endswith("bias")]
+    gone = {name: _seeds(run, run.kept[:, number, place] == 0) for place, name in layers}
     return Level(
         number,
         float(run.density[number]),

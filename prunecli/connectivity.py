@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
+from prunecli.batching import batches_in
 from prunecli.building import TRAINING
 from prunecli.datasets.values import Augment
 from prunecli.errors import NotComparable
@@ -126,7 +127,7 @@ def with_statistics_anew(lab: Lab, state: State) -> State:
     """
     load_(dict(lab.model.named_parameters()), state.weights)
     examples = (lab.targets.split == TRAINING).nonzero().squeeze(1)
-    count = lab.batches_in(len(examples), lab.experiment.batch_size)
+    count = batches_in(len(examples), lab.experiment.batch_size)
     batches = lab.dataset.train.images.batches(examples.tensor_split(count), Augment(), lab.device)
     manner = lab.manner
     with undisturbed(lab.model):

@@ -28,8 +28,9 @@ from prunecli.layer_parts import (
     windows,
 )
 from prunecli.observers import observe
+from prunecli.outlook import Outlook
 from prunecli.registry import Choice, CriterionChoice, ObserverChoice, stages
-from prunecli.stages import MAGNITUDE, Outlook
+from prunecli.stages import MAGNITUDE
 from prunecli.state import State
 
 

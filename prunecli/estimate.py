@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from prunecli import masks
+from prunecli.batching import evaluation_batch
 from prunecli.building import build, manner_of, settled
 from prunecli.experiment import Experiment
-from prunecli.lab import evaluation_batch
 from prunecli.task import Task
 from prunecli.training import Batch, fit, outcomes
 
@@ -73,7 +73,8 @@ def _timed(work: Callable[[int], None], size: int) -> float:
 
 
 def _random_batch(task: Task, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.rand(size, *task.shape, device=device), torch.arange(size, device=device) % task.classes
+    labels = torch.arange(size, device=device) % task.classes
+    return torch.rand(size, *task.shape, device=device), labels.float() if task.is_regression else labels
 
 
 def _wait(device: torch.device) -> None:

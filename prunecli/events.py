@@ -32,9 +32,10 @@ from prunecli.layer_parts import (
     progress,
 )
 from prunecli.masks import Masks, Tensors, drop
+from prunecli.outlook import Outlook
 from prunecli.ranking import naming, scores_of
 from prunecli.registry import Choice, CriterionChoice, stages
-from prunecli.stages import MAGNITUDE, Outlook
+from prunecli.stages import MAGNITUDE
 from prunecli.state import State
 
 
@@ -87,7 +88,7 @@ def _part(part: Part) -> float:
 def _foreseen_units(outlook: Outlook, layers: Said, filters: bool, course: Course) -> Outlook:
     """The outlook with the units that are chosen, and its density where all that was dropped is whole layers' units."""
     if outlook.shapes is None:
-        return replace(outlook, density=None)
+        return replace(outlook, density=None, expected=None)
     chosen, dropped = dict(outlook.chosen), 0
     # What other stages have dropped, or this one in other units, may be in any of these.
     known = outlook.density is not None and outlook.kept == (outlook.total or 0) - outlook.dropped
@@ -99,7 +100,8 @@ def _foreseen_units(outlook: Outlook, layers: Said, filters: bool, course: Cours
         dropped += new * (math.prod(shape) // units)
         known = known and not chosen.get((not filters, name))
     density = (outlook.kept - dropped) / (outlook.total or 1) if known else None
-    return replace(outlook, chosen=chosen, density=density, dropped=outlook.dropped + dropped)
+    outlook = replace(outlook, density=density, expected=None)
+    return replace(outlook, chosen=chosen, dropped=outlook.dropped + dropped)
 
 
 def _check_prune_layers(

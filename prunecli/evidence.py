@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from prunecli.errors import UsageError, suggest
+from prunecli.gradients import BatchSlopes
 from prunecli.lab import Lab
+from prunecli.linear_models import feature_deviations, saliencies
 from prunecli.masks import Tensors
 from prunecli.randomness import key
 from prunecli.registry import Choice
@@ -52,6 +54,11 @@ def flow(state: State, lab: Lab) -> Tensors:
     return dict(zip(asked, gradients, strict=True))
 
 
+def slopes(state: State, lab: Lab) -> BatchSlopes:
+    """Derivatives of the training loss, see `criteria.Slopes`."""
+    return BatchSlopes(state, lab)
+
+
 def norms(state: State, lab: Lab) -> dict[str, tuple[Tensor, Tensor]]:
     """The scale and the shift (N,) of the BatchNorm that follows a layer, by the layer's weight."""
     return {
@@ -78,8 +85,11 @@ EVIDENCE: dict[str, Evidence] = {
     "weights": weights,
     "generator": generator,
     "flow": flow,
+    "slopes": slopes,
     "norms": norms,
     "activations": activations,
+    "feature_deviations": feature_deviations,
+    "saliencies": saliencies,
 }
 
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn import functional
 
 from prunecli.datasets.values import Augment
 from prunecli.errors import Diverged, UsageError, suggest
 from prunecli.lab import Lab, Pause
+from prunecli.losses import mean_loss
 from prunecli.masks import Tensors
 from prunecli.memory import allocating, in_words
 from prunecli.randomness import key
@@ -211,7 +211,7 @@ def example_gradients(model: nn.Module, images: Tensor, labels: Tensor, manner: 
     def loss(parameters: Tensors, image: Tensor, label: Tensor) -> Tensor:
         with torch.autocast(images.device.type, manner.autocast, enabled=manner.autocast is not None):
             logits = functional_call(model, {**parameters, **buffers}, (image.unsqueeze(0),))
-        return functional.cross_entropy(logits.float(), label.unsqueeze(0))
+        return mean_loss(logits.float(), label.unsqueeze(0))
 
     of_each: Callable[..., dict[str, Tensor]] = vmap(grad(loss), in_dims=(None, 0, 0))
     return of_each(parameters, images, labels)

@@ -19,6 +19,7 @@ from prunecli.registry import (
     DataChoice,
     ExamplesChoice,
     InitializationChoice,
+    InputsChoice,
     LabelsChoice,
     Later,
     ModelChoice,
@@ -75,6 +76,7 @@ class Experiment:
     """Whether an epoch takes as many steps as if no example were left out."""
     validation: Annotated[int | float, Field(ge=0), AfterValidator(_amount)] = 0
     labels: LabelsChoice = Choice("labels", "clean")
+    inputs: Annotated[InputsChoice, Later()] = Choice("inputs", "clean")
     augmentation: list[AugmentationChoice] = field(default_factory=list)
     optimizer: OptimizerChoice
     learning_rate: ScheduleChoice

@@ -11,10 +11,13 @@ from prunecli.errors import Mistake, RecipeError, UsageError, suggest
 from prunecli.evidence import check_needs
 from prunecli.experiment import Experiment
 from prunecli.filters import Filters, filters_of
+from prunecli.gradients import check_differentiable
 from prunecli.observers import SEEN
-from prunecli.procedure import curved, levels, unroll
+from prunecli.procedure import Foreseen, levels, unroll
 from prunecli.registry import Choice
+from prunecli.scopes import groups_of
 from prunecli.task import Task
+from prunecli.trajectories import curved
 
 
 def check_fits(experiment: Experiment, model: nn.Module, names: Sequence[str], task: Task) -> None:
@@ -29,14 +32,18 @@ def check_fits(experiment: Experiment, model: nn.Module, names: Sequence[str], t
     except (UsageError, ValueError) as error:
         mistakes.append(Mistake(experiment.optimizer.place, str(error)))
     stages = {id(stage): stage for stage in unroll(experiment.procedure)}
+    mistakes += _not_of_numbers(experiment, task)
     filters = filters_of(model, task, names) if drops_filters(experiment) else {}
     mistakes += _misfits(experiment, stages.values(), names, filters)
     for choice in (inner for stage in stages.values() for inner in stage.named()):
         try:
+            if fits := choice.entry.traits.get("model_fits"):
+                fits(model, task)
             if choice.kind == "scopes":
-                choice(names, 0.0)
+                groups_of(choice, {name: tuple(model.get_parameter(name).shape) for name in names}, 0.0)
             elif choice.kind == "criteria":
                 check_needs(choice)
+                check_differentiable(choice, model, names)
         except UsageError as error:
             mistakes.append(Mistake(choice.place, str(error)))
     for level in levels(experiment.procedure):
@@ -48,6 +55,20 @@ def check_fits(experiment: Experiment, model: nn.Module, names: Sequence[str], t
             mistakes.append(Mistake(observer.place, message))
     if mistakes:
         raise RecipeError(list(dict.fromkeys(mistakes)))
+
+
+def _not_of_numbers(experiment: Experiment, task: Task) -> Iterator[Mistake]:
+    """What a recipe asks for that has no meaning where labels are numbers."""
+    if not task.is_regression:
+        return
+    place, data = experiment.data.place, f"data '{experiment.data.name}' has numbers for labels"
+    if experiment.label_smoothing:
+        yield Mistake(place, f"{data}, and 'label_smoothing' goes with classes")
+    if experiment.batched_seeds:
+        yield Mistake(place, f"{data}, and 'batched_seeds' goes with classes")
+    for observer in curved(experiment):
+        if observer.entry.traits.get("curved"):
+            yield Mistake(observer.place, f"observer '{observer.name}' has errors of classes, and {data}")
 
 
 def check_examples(experiment: Experiment, sizes: Mapping[str, int]) -> None:
@@ -65,6 +86,40 @@ def check_examples(experiment: Experiment, sizes: Mapping[str, int]) -> None:
             mistakes.append(Mistake(choice.place, f"observer '{choice.name}': {error}"))
     if mistakes:
         raise RecipeError(mistakes)
+
+
+def check_problem(experiment: Experiment, model: nn.Module, problem: object) -> None:
+    """Whether the data's problem is one that criteria and observers know, and the model is of it.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    mistakes = []
+    stages = [inner for stage in unroll(experiment.procedure) for inner in stage.named()]
+    for choice in (*stages, *experiment.observe):
+        try:
+            if fits := choice.entry.traits.get("problem_fits"):
+                fits(model, problem)
+            if choice.entry.traits.get("clean_inputs") and experiment.inputs.name != "clean":
+                raise UsageError(
+                    f"'{choice.name}' knows the problem that inputs were drawn from, and 'inputs: "
+                    f"{experiment.inputs.name}' makes others of them; leave one of the two out"
+                )
+        except UsageError as error:
+            mistakes.append(Mistake(choice.place, str(error)))
+    if mistakes:
+        raise RecipeError(list(dict.fromkeys(mistakes)))
+
+
+def cautions(foreseen: Sequence[Foreseen], weights: int, examples: int) -> list[str]:
+    """What is to be said of levels that can be carried out, with so many prunable weights and training examples."""
+    found: list[str] = []
+    for one in foreseen:
+        density = one.outlook.density
+        for stage in one.level.stages:
+            if density is not None and (tell := stage.entry.traits.get("cautions")):
+                found += tell(round(density * weights), examples)
+    return list(dict.fromkeys(found))
 
 
 def _twice(observers: Sequence[Choice]) -> Iterator[Mistake]:
@@ -93,12 +148,17 @@ def _misfits(
                 )
             if together and (filters or stage.options.get("effect", "remove") != "remove"):
                 raise UsageError("'batched_seeds' goes with pruning single weights alone; leave it out")
+            if together and stage.options.get("until_loss") is not None:
+                raise UsageError(
+                    "seeds of 'batched_seeds' train for equally long; leave it or 'until_loss' out"
+                )
         except UsageError as error:
             if str(error) not in said:
                 yield Mistake(stage.place, str(error))
             said.add(str(error))
     if together and curved(experiment):
-        yield Mistake(curved(experiment)[0].place, "'batched_seeds' does not go with observer 'epochs'")
+        observer = curved(experiment)[0]
+        yield Mistake(observer.place, f"'batched_seeds' does not go with observer '{observer.name}'")
 
 
 def _observed_inside(stages: Iterable[Choice]) -> list[Choice]:

@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
+from prunecli.building import along
 from prunecli.experiment import digest
 from prunecli.lab import Lab
 from prunecli.masks import Masks, Tensors
-from prunecli.procedure import prefix_digest, saved_after, trajectory_digest
+from prunecli.procedure import saved_after
 from prunecli.runs import Prepared, Settings, conditions_of
 from prunecli.state import SavedPoint, State
 from prunecli.store.states import States
-from prunecli.underway import COLUMNS, CURVE
+from prunecli.trajectories import prefix_digest, trajectory_digest
+from prunecli.underway import ALONG, COLUMNS, CURVE
 
 
 def dense_state(run: Prepared, settings: Settings) -> str:
@@ -144,7 +149,7 @@ def misfit(state: State, lab: Lab) -> str:
     for part, (found, expected) in held.items():
         if _shapes(found) != _shapes(expected):
             return f"other {part} than the recipe's model"
-    if wrong := _foreign(state, own):
+    if wrong := _foreign(state, own) or _odd_rows(state, lab):
         return wrong
     unknown = {place.partition("/")[2] for place in state.optimizer} - set(own.weights)
     return f"optimizer slots of '{min(unknown)}', which the recipe's model has not" if unknown else ""
@@ -170,6 +175,25 @@ def _foreign(state: State, own: State) -> str:
             or any(n not in tensors or tensors[n].shape != t.shape for n, t in held)
         ):
             return f"an injection into '{layer}', which the recipe's model has not like this"
+    return ""
+
+
+def _odd_rows(state: State, lab: Lab) -> str:
+    """What observers are said to have seen along a training, and have not: they would take it for their own."""
+    seen: dict[str, dict[str, Tensor]] = {}
+    for place, rows in state.observed.items():
+        if place.startswith(ALONG):
+            observer, _, name = place.removeprefix(ALONG).partition("/")
+            seen.setdefault(observer, {})[name] = rows
+    for observer, named in seen.items():
+        if any(not rows.dim() or rows.dtype != torch.float64 for rows in named.values()):
+            return f"no rows of numbers, of observer '{observer}'"
+        if len({len(rows) for rows in named.values()}) > 1:
+            return f"other numbers of rows for each name, of observer '{observer}'"
+    for choice in along(lab.experiment):
+        fits = choice.entry.traits.get("rows_fit")
+        if fits and choice.name in seen and not fits(seen[choice.name], lab, **choice.options):
+            return f"rows that are none of the recipe's observer '{choice.name}'"
     return ""
 
 

@@ -13,14 +13,17 @@ from torch.optim import Optimizer
 
 from prunecli import masks
 from prunecli.activations import Firing
+from prunecli.batching import batches_in, evaluation_batch, in_batches, in_order
 from prunecli.building import (
     TRAINING,
     VALIDATION,
     Targets,
+    along,
     asks_for_firing,
     build,
     chosen_names,
     drops_filters,
+    ends_early,
     is_curved,
     make_targets,
     manner_of,
@@ -34,9 +37,10 @@ from prunecli.filters import Filters, Gates, beside_of, filters_of
 from prunecli.machinery import Machinery
 from prunecli.memory import allocating
 from prunecli.progress import EpochSeen
-from prunecli.randomness import drawing, key, permutation
+from prunecli.randomness import drawing, key
 from prunecli.registry import Choice
 from prunecli.schedules import Schedule
+from prunecli.seeded import seeded
 from prunecli.state import Outcomes, State
 from prunecli.together.chain import check_together
 from prunecli.training import (
@@ -55,8 +59,6 @@ from prunecli.training import (
 )
 from prunecli.underway import Underway
 
-EVALUATION_BATCH = {"cpu": 128, "cuda": 2048}
-"""Examples that are evaluated at once: on a CPU what is between layers is to stay in its caches."""
 FOLDED_FROM = 2048
 """Examples of a split from which on folding BatchNorms pays."""
 Watch = Callable[[EpochSeen], None]
@@ -96,7 +98,7 @@ class Lab:
     @cached_property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return self.batches_in(self._seen_in_an_epoch, self.experiment.batch_size)
+        return batches_in(self._seen_in_an_epoch, self.experiment.batch_size)
 
     def steps(self, epochs: float) -> int:
         """Epochs as a whole number of steps."""
@@ -123,8 +125,8 @@ class Lab:
         )
         return copied(dict(model.named_parameters())), copied(dict(model.named_buffers()))
 
-    def train(self, state: State, steps: int, rate_at: Schedule) -> State:
-        """The state after so many steps more.
+    def train(self, state: State, steps: int, rate_at: Schedule, until_loss: float | None = None) -> State:
+        """The state after so many steps more, or after the first epoch whose mean loss is at most `until_loss`.
 
         Raises:
             Diverged: the loss is NaN or infinite.
@@ -137,17 +139,18 @@ class Lab:
             check_masks(trained.weights, trained.masks, self.experiment.optimizer.name)
             return trained
         optimizer, steps_of = self._loaded(state)
-        under = self._underway(state)
+        under = self._underway(state, until_loss)
         now = partial(self._now, state, optimizer, under)
         done, left = 0, steps - self.taken
         under.end(state.spent)
-        if under.seen.sizes and state.spent % self.steps_per_epoch == 0:
-            self._add_epoch(under, now(0))
-        while done < left:
+        reached = False
+        if state.spent % self.steps_per_epoch == 0:
+            reached = self._end_epoch(under, state.spent, partial(now, 0))
+        while done < left and not reached:
             epoch, offset = divmod(state.spent + done, self.steps_per_epoch)
             count = min(left - done, self.steps_per_epoch - offset)
             batches = self._batches(epoch, offset, count, state.step + done, rate_at)
-            seen = under.seen if under.curve is not None else Tally()
+            seen = under.seen if under.keeps else Tally()
             first = offset - len(seen.sizes)
             with allocating(f"a training step of batch_size {self.experiment.batch_size}"):
                 for number, step in enumerate(steps_of(under.around(batches, state.spent + done)), 1):
@@ -161,8 +164,8 @@ class Lab:
             done += count
             self.watch(self._epoch_seen(seen, state.spent + done, count, rate))
             under.end(state.spent + done)
-            if under.curve is not None and offset + count == self.steps_per_epoch:
-                self._add_epoch(under, now(done))
+            if offset + count == self.steps_per_epoch:
+                reached = self._end_epoch(under, state.spent + done, partial(now, done))
         trained = now(done)
         check_masks(trained.weights, trained.masks, self.experiment.optimizer.name)
         return trained
@@ -184,11 +187,13 @@ class Lab:
         load_(dict(self.model.named_buffers()), state.buffers)
         self.gates.load_(state.masks)
 
-    def _underway(self, state: State) -> Underway:
+    def _underway(self, state: State, until_loss: float | None) -> Underway:
         tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         firing = Firing(self.model, self.filters, self.manner, state.activations)
         asked, curved = asks_for_firing(self.experiment), is_curved(self.experiment)
-        return Underway.of(state, tensors, self.drawing, firing if asked else None, curved=curved)
+        whole = bool(along(self.experiment)) or ends_early(self.experiment)
+        means = firing if asked else None
+        return Underway.of(state, tensors, self.drawing, means, until_loss, curved=curved, whole=whole)
 
     def _now(self, state: State, optimizer: Optimizer, under: Underway, steps: int) -> State:
         """The state that the model and the optimizer are in, so many steps after another."""
@@ -202,6 +207,22 @@ class Lab:
             spent=state.spent + steps,
         )
         return under.into(trained)
+
+    def _end_epoch(self, under: Underway, spent: int, now: Callable[[], State]) -> bool:
+        """Note what is asked for at an epoch's end, or before the first; whether the training ends here."""
+        # A level may begin inside an epoch, and has then seen a part of it.
+        ended, whole = bool(under.seen.sizes), len(under.seen.sizes) == self.steps_per_epoch
+        if not ended and (spent or under.rows):
+            return False
+        for choice in along(self.experiment):
+            under.note(choice.name, choice.entry.traits["along"](now(), self, **choice.options))
+        if not ended:
+            return False
+        reached = whole and under.until_loss is not None and under.seen.mean_loss() <= under.until_loss
+        if under.curve is not None:
+            self._add_epoch(under, now())
+        under.seen = Tally()
+        return reached
 
     def _add_epoch(self, under: Underway, state: State) -> None:
         """Note what the epoch that has just ended came to, and what its end makes of examples not trained on."""
@@ -222,7 +243,7 @@ class Lab:
         )
 
     def _epoch_seen(self, seen: Tally, spent: int, count: int, rate: float) -> EpochSeen:
-        error = 100 * seen.wrong() / seen.examples
+        error = math.nan if self.dataset.task.is_regression else 100 * seen.wrong() / seen.examples
         return EpochSeen(self.epoch(spent), self.epoch(count), seen.mean_loss(), error, seen.examples, rate)
 
     def outcomes(self, state: State, split: Split, labels: Tensor, rows: Tensor | None = None) -> Outcomes:
@@ -261,12 +282,6 @@ class Lab:
         """How the experiment takes its steps."""
         return manner_of(self.experiment)
 
-    @staticmethod
-    def batches_in(examples: int, batch_size: int) -> int:
-        """Batches in an epoch: the last is smaller, and one of a single example is joined to the one before."""
-        whole, rest = divmod(examples, batch_size)
-        return whole + (rest > 1 or (rest == 1 and whole == 0))
-
     @cached_property
     def _training(self) -> Tensor:
         return (self.targets.split == TRAINING).nonzero().squeeze(1)
@@ -280,23 +295,10 @@ class Lab:
         )
         return int(counted.sum())
 
-    def _order(self, epoch: int) -> Tensor:
-        """The examples of an epoch in their order; with equal steps some come again, in an order of their own."""
-        examples, count = self._training, self._seen_in_an_epoch
-        rounds = [() if number == 0 else (number,) for number in range(math.ceil(count / len(examples)))]
-        orders = [permutation(key("order", self.drawing, epoch, *again), len(examples)) for again in rounds]
-        return examples[torch.cat(orders)[:count]]
-
-    def _split_batches(self, order: Tensor) -> list[Tensor]:
-        batches = list(torch.split(order, self.experiment.batch_size))
-        if self.experiment.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-            # BatchNorm cannot train on a single example.
-            batches[-2:] = [torch.cat(batches[-2:])]
-        return batches
-
     def _batches(self, epoch: int, offset: int, count: int, step: int, rate_at: Schedule) -> Iterator[Batch]:
         """`count` batches of an epoch from its batch `offset` on; `step` is the first one's place on the schedule."""
-        chunks = self._split_batches(self._order(epoch))[offset : offset + count]
+        order = in_order(self._training, self._seen_in_an_epoch, self.drawing, epoch)
+        chunks = in_batches(order, self.experiment.batch_size)[offset : offset + count]
         augment = Augment(tuple(self.experiment.augmentation), key("augmentation", self.drawing, epoch))
         sizes = [len(chunk) for chunk in chunks]
         labels = torch.split(self.targets.used[torch.cat(chunks)].to(self.device), sizes)
@@ -315,8 +317,9 @@ def make_lab(
     say: Callable[[str], None] = lambda _message: None,
     record: Record | None = None,
 ) -> Lab:
-    """The lab of an experiment and a seed; the dataset is already on the device. `record` is how steps are recorded."""
+    """The lab of an experiment and a seed; the dataset is on the device. `record` is how steps are recorded."""
     experiment = settled(experiment, dataset.task, device)
+    dataset = seeded(dataset, experiment, seed, device)
     drawn = drawing(key("replicate", seed, experiment.replicate)) if experiment.replicate else seed
     model = build(experiment, dataset.task, key("initialization", drawn, 0), device)
     names = chosen_names(experiment, model)
@@ -340,8 +343,3 @@ def make_lab(
         watch,
         say,
     )
-
-
-def evaluation_batch(device: torch.device) -> int:
-    """How many examples are evaluated at once."""
-    return EVALUATION_BATCH.get(device.type, 128)

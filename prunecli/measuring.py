@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,11 +54,9 @@ def _always(
     split = targets.split.numpy()
     parts = {"train": split == TRAINING, "validation": split == VALIDATION}
     arrays: dict[str, NDArray[Any]] = {
-        "examples/label": targets.used.numpy().astype(np.int64),
-        "examples/clean_label": targets.clean.numpy().astype(np.int64),
+        **_labels(lab),
         "examples/noisy": targets.noisy.numpy().astype(np.uint8),
         "examples/split": split,
-        "test/label": lab.dataset.test.labels.numpy().astype(np.int64),
         "layers/name": np.array(lab.names, dtype=object),
         "layers/total": np.array([state.masks[name].numel() for name in lab.names], dtype=np.int64),
         "layers/kept": np.array([int(state.masks[name].sum()) for name in lab.names], dtype=np.int64),
@@ -66,7 +65,7 @@ def _always(
     for name, part in parts.items():
         arrays |= _metrics(name, train, part) if part.any() else {}
     if state.spent:
-        arrays["metrics/diverged"] = diverged(train.loss.numpy()[parts["train"]], lab.dataset.task.classes)
+        arrays["metrics/diverged"] = diverged(train.loss.numpy()[parts["train"]], _guessed(lab))
     noisy = targets.noisy.numpy()
     if noisy.any():
         for name, part in (("clean", ~noisy), ("noisy", noisy)):
@@ -76,21 +75,37 @@ def _always(
 
 
 def _metrics(name: str, seen: Outcomes, part: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    correct, loss = seen.correct.numpy()[part], seen.loss.numpy()[part]
-    return {
-        f"metrics/{name}_error": np.asarray(error_percent(correct)),
-        f"metrics/{name}_loss": _mean(loss),
-    }
+    found = {f"metrics/{name}_loss": _mean(seen.loss.numpy()[part])}
+    if len(seen.correct):
+        found[f"metrics/{name}_error"] = np.asarray(error_percent(seen.correct.numpy()[part]))
+    return found
 
 
-def diverged(losses: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
-    """1 where a trained model's mean loss on what it was trained on is above that of a uniform guess, else 0.
+def _labels(lab: Lab) -> dict[str, NDArray[Any]]:  # Any: see Measured
+    """The labels that were used, the source's, and those of the test split."""
+    used, clean, test = lab.targets.used, lab.targets.clean, lab.dataset.test.labels
+    if lab.dataset.task.is_regression:
+        return {"examples/target": used.numpy(), "test/target": test.numpy()}
+    places = {"examples/label": used, "examples/clean_label": clean, "test/label": test}
+    return {place: labels.numpy().astype(np.int64) for place, labels in places.items()}
 
-    The guess's is log(classes); one percent is left for rounding, and for a head that has learned nothing.
+
+def _guessed(lab: Lab) -> float:
+    """The mean training loss of a guess that has learned nothing: uniform over classes, or 0."""
+    if lab.dataset.task.is_regression:
+        trained = lab.targets.used[lab.targets.split == TRAINING]
+        return float(trained.double().square().mean())
+    return math.log(lab.dataset.task.classes)
+
+
+def diverged(losses: NDArray[np.float32], guessed: float) -> NDArray[np.float64]:
+    """1 where a trained model's mean loss on what it was trained on is above that of a guess, else 0.
+
+    A uniform guess's is log(classes); one percent is left for rounding, and for a head that has learned nothing.
     The first epoch's loss would be no measure: retraining after pruning begins from a loss near 0. Only
     numbers that are stored count, so that a run that went on says what one in a single go says.
     """
-    return np.asarray(float(_mean(losses) > 1.01 * np.log(classes)))
+    return np.asarray(float(_mean(losses) > 1.01 * guessed))
 
 
 def _check_finite(level: int, seed: int, state: State, seen: Mapping[str, Outcomes]) -> None:

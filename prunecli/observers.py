@@ -28,11 +28,12 @@ Arrays = Mapping[str, NDArray[Any]]  # Any: float64, float32 and uint8, as the c
 
 @observers
 def example_losses(train: Outcomes, test: Outcomes) -> Arrays:
-    """Each example's cross-entropy, and whether it is classified as its label says, at the level's end."""
+    """Each example's loss, and whether it is classified as its label says, at the level's end."""
     return {
         f"{place}/{name}": array
         for place, seen in (("examples", train), ("test", test))
         for name, array in (("loss", seen.loss.numpy()), ("correct", seen.correct.numpy().astype(np.uint8)))
+        if len(array)
     }
 
 
@@ -41,8 +42,14 @@ def instability(before: Outcomes, after: Outcomes) -> Arrays:
     """The relative drop of test accuracy by pruning, (before - after) / before (Bartoldson et al., 2020).
 
     Both accuracies are taken with no step in between and BatchNorm's statistics as they are; the test errors
-    are in percent.
+    are in percent. Where labels are numbers there are the losses before and after instead.
     """
+    if not len(before.correct):
+        losses = {"before": before.loss, "after": after.loss}
+        return {
+            f"metrics/test_loss_{when}_pruning": np.asarray(loss.double().mean().item())
+            for when, loss in losses.items()
+        }
     was, became = before.correct.double().mean().item(), after.correct.double().mean().item()
     return {
         "metrics/test_error_before_pruning": np.asarray(before.error),

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prunecli.batching import batches_in
 from prunecli.building import (
     LEFT_OUT,
     TRAINING,
@@ -27,7 +28,6 @@ from prunecli.estimate import measure_cost
 from prunecli.experiment import Experiment
 from prunecli.fitting import check_fits
 from prunecli.kept import dense_state
-from prunecli.lab import Lab
 from prunecli.models.parameters import check_batches, excluded_weights
 from prunecli.procedure import Foreseen, foresee
 from prunecli.recipe.load import Point, Recipe
@@ -36,6 +36,7 @@ from prunecli.reuse import Reused, common, reused
 from prunecli.runs import Prepared, Settings, check_distinct, load_dataset, prepare_point
 from prunecli.selections import lacking_classes
 from prunecli.task import Task
+from prunecli.widths import Widths
 from prunecli.workers import Chosen, chosen
 
 MASK_BYTES, OUTCOME_BYTES, STATE_BYTES, POINT_BYTES = 1, 5, 13, 4
@@ -164,7 +165,7 @@ def _planned(
     names = chosen_names(experiment, model) if model is not None else ()
     if model is not None and counts.train is not None:
         check_batches(experiment, model, counts.train)
-    steps = None if counts.train is None else Lab.batches_in(_seen(counts, experiment), experiment.batch_size)
+    steps = None if counts.train is None else batches_in(_seen(counts, experiment), experiment.batch_size)
     prepared = None
     if dataset is not None:
         read = {json.dumps(experiment.data.plain(), sort_keys=True): dataset}
@@ -228,7 +229,8 @@ def _levels_without_data(
     check_fits(experiment, model, names, facts.task)
     shapes = {name: tuple(model.get_parameter(name).shape) for name in names}
     total = sum(map(math.prod, shapes.values()))
-    return foresee(experiment, steps, total, excluded_weights(model, names), shapes)
+    widths = Widths(experiment, facts.task)
+    return foresee(experiment, steps, total, excluded_weights(model, names), shapes, widths)
 
 
 def _counts(experiment: Experiment, dataset: Dataset | None, facts: Facts) -> Counts:

@@ -16,11 +16,17 @@ def described(choice: Choice) -> str:
     if told := choice.entry.traits.get("told"):
         return f"{choice.name}({told(**choice.options)})"
     given = [
-        f"{name}={described(value) if isinstance(value, Choice) else value}"
+        f"{name}={_in_words(value)}"
         for name, value in choice.options.items()
         if value != parameters[name].default
     ]
     return f"{choice.name}({', '.join(given)})" if given else choice.name
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_in_words, value))}]"
+    return described(value) if isinstance(value, Choice) else str(value)
 
 
 def as_json(plan: PlannedRun) -> dict[str, Any]:  # Any: what JSON holds
@@ -54,8 +60,10 @@ def as_json(plan: PlannedRun) -> dict[str, Any]:  # Any: what JSON holds
                 "level": foreseen.level.number,
                 "stages": [described(stage) for stage in foreseen.level.stages],
                 "density": foreseen.outlook.density,
+                "expected_density": foreseen.outlook.expected,
                 "density_of_all": foreseen.outlook.density_of_all,
                 "spent": foreseen.outlook.spent,
+                "may_end_sooner": foreseen.outlook.early,
             }
             for foreseen in plan.levels
         ],

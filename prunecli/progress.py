@@ -24,6 +24,11 @@ class EpochSeen:
     images: int
     rate: float
 
+    @property
+    def in_words(self) -> str:
+        """The loss, and the error where there is one."""
+        return f"loss {self.loss:.4f}" + ("" if math.isnan(self.error) else f", error {self.error:.2f}%")
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -57,7 +62,7 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class LevelDone:
-    """A level is sealed; errors in percent."""
+    """A level is sealed; errors in percent, NaN where labels are numbers."""
 
     run: str
     seed: int
@@ -65,6 +70,14 @@ class LevelDone:
     levels: int
     density: float
     test_error: float
+    test_loss: float
+
+    @property
+    def tested(self) -> str:
+        """How it does on the test split, in words."""
+        if math.isnan(self.test_error):
+            return f"test loss {self.test_loss:.4g}"
+        return f"test error {self.test_error:.2f}%"
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,18 @@ from prunecli.training import copied
 Ranking = Callable[[Masks, Tensors, list[Group]], Masks]
 
 
-def ranked(drop: Ranking, criterion: Choice, state: State, lab: Lab, groups: list[Group]) -> Masks:
-    """The masks once the weights that the criterion scores lowest are dropped.
+def ranked(
+    drop: Ranking, criterion: Choice, state: State, lab: Lab, groups: list[Group], *, invert: bool = False
+) -> Masks:
+    """The masks once the weights that the criterion scores lowest, or highest under `invert`, are dropped.
 
     Raises:
         Diverged: scores are NaN; names the criterion, the layers and how many.
     """
     shapes = {name: state.weights[name].shape for name in lab.names}
     with naming(criterion):
-        return drop(state.masks, scores_of(criterion, state, lab, shapes), groups)
+        scores = scores_of(criterion, state, lab, shapes)
+        return drop(state.masks, {name: -one for name, one in scores.items()} if invert else scores, groups)
 
 
 @contextmanager

@@ -223,6 +223,7 @@ initializations = Registry("initializations", "initialization")
 data = Registry("data", "dataset")
 examples = Registry("examples", "choice of examples")
 labels = Registry("labels", "choice of labels")
+inputs = Registry("inputs", "choice of inputs")
 augmentations = Registry("augmentations", "augmentation")
 optimizers = Registry("optimizers", "optimizer")
 schedules = Registry("schedules", "schedule", number="constant")
@@ -237,6 +238,7 @@ InitializationChoice = Annotated[Choice, Among("initializations")]
 DataChoice = Annotated[Choice, Among("data")]
 ExamplesChoice = Annotated[Choice, Among("examples")]
 LabelsChoice = Annotated[Choice, Among("labels")]
+InputsChoice = Annotated[Choice, Among("inputs")]
 AugmentationChoice = Annotated[Choice, Among("augmentations")]
 OptimizerChoice = Annotated[Choice, Among("optimizers")]
 ScheduleChoice = Annotated[Choice, Among("schedules")]

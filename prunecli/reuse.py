@@ -93,9 +93,13 @@ def taken(run: Prepared, seed: int, found: Source) -> list[Measured]:
         levels = _read(found, seed)
     ours = (len(run.dataset.train), len(run.dataset.test))
     for number, one in enumerate(levels):
-        sizes = tuple(len(one.arrays.get(place, ())) for place in ("examples/label", "test/label"))
-        spent = run.foreseen[number].outlook.spent
-        if (one.seed, one.level, sizes) != (seed, number, ours) or abs(one.spent - spent) > 1e-9:
+        sizes = tuple(
+            max(len(one.arrays.get(f"{group}/{name}", ())) for name in ("label", "target"))
+            for group in ("examples", "test")
+        )
+        outlook = run.foreseen[number].outlook
+        late = one.spent - outlook.spent if outlook.early else abs(one.spent - outlook.spent)
+        if (one.seed, one.level, sizes) != (seed, number, ours) or late > 1e-9:
             raise DamagedRun(
                 f"{found.folder.path}: its level {number} of seed {seed} is not what its run says"
             )

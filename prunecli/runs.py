@@ -18,14 +18,14 @@ import torch
 
 import prunecli
 from prunecli.building import TRAINING, settled
-from prunecli.datasets.values import Augment, Dataset, Split, checked
+from prunecli.datasets.values import Augment, Dataset, checked
 from prunecli.errors import DamagedRun, EnvironmentMissing, NewerFormat, UsageError
 from prunecli.experiment import Experiment, digest
-from prunecli.fitting import check_examples, check_fits
+from prunecli.fitting import cautions, check_examples, check_fits, check_problem
 from prunecli.lab import Lab, make_lab
 from prunecli.models.parameters import check_batches, excluded_weights
 from prunecli.places import Roots
-from prunecli.procedure import Foreseen, dense_end, foresee, prefixes
+from prunecli.procedure import Foreseen, dense_end, foresee
 from prunecli.recipe.load import Point, Recipe
 from prunecli.recipe.writing import dump
 from prunecli.registry import Choice
@@ -34,6 +34,8 @@ from prunecli.store.folder import RunFolder
 from prunecli.store.run_file import read_run_json
 from prunecli.store.sealing import replace, set_aside
 from prunecli.store.values import Header
+from prunecli.trajectories import prefixes
+from prunecli.widths import Widths
 
 EXAMPLE_BYTES, STATE_BYTES, POINT_BYTES = 24, 13, 4
 """What a level takes for an example; what a state takes for a parameter with two optimizer slots, and for one of a
@@ -72,6 +74,8 @@ class Prepared:
     state_bytes: int = 0
     """What a seed's state takes."""
     steps_per_epoch: int = 0
+    examples: int = 0
+    """How many it trains on."""
 
     @cached_property
     def prefixes(self) -> list[str]:
@@ -126,14 +130,16 @@ def prepare_point(point: Point, settings: Settings, datasets: dict[str, Dataset]
     folder = folder_of(point, dataset.fingerprint, settings.runs)
     limit = dense_end(point.experiment.procedure) if settings.dense_only else len(levels)
     sizes = _sizes(lab, levels)
-    return Prepared(point, dataset, folder, tuple(levels), limit, *sizes, lab.steps_per_epoch)
+    count = int((lab.targets.split == TRAINING).sum())
+    return Prepared(point, dataset, folder, tuple(levels), limit, *sizes, lab.steps_per_epoch, count)
 
 
 def levels_of(lab: Lab) -> list[Foreseen]:
     """What the levels of the lab's experiment come to, in whole steps and weights."""
     excluded = excluded_weights(lab.model, lab.names)
     shapes = {name: tuple(lab.model.get_parameter(name).shape) for name in lab.names}
-    return foresee(lab.experiment, lab.steps_per_epoch, lab.initial().masks.total, excluded, shapes)
+    widths = Widths(lab.experiment, lab.dataset.task)
+    return foresee(lab.experiment, lab.steps_per_epoch, lab.initial().masks.total, excluded, shapes, widths)
 
 
 def fitting_lab(experiment: Experiment, dataset: Dataset) -> Lab:
@@ -147,6 +153,7 @@ def fitting_lab(experiment: Experiment, dataset: Dataset) -> Lab:
     count = int((lab.targets.split == TRAINING).sum())
     check_batches(experiment, lab.model, count)
     check_examples(experiment, {"train": count, "test": len(dataset.test)})
+    check_problem(experiment, lab.model, lab.dataset.problem)
     first = lab.dataset.train.images.batches(
         [torch.arange(1)], Augment(tuple(experiment.augmentation)), lab.device
     )
@@ -171,10 +178,7 @@ def _sizes(lab: Lab, levels: Sequence[Foreseen]) -> tuple[int, int]:
 def load_dataset(choice: Choice, settings: Settings) -> Dataset:
     """The dataset, its images on the device where they fit there."""
     dataset = checked(choice.name, choice(settings.roots))
-    train, test = (
-        Split(part.images.to(settings.device), part.labels) for part in (dataset.train, dataset.test)
-    )
-    return dataclasses.replace(dataset, train=train, test=test)
+    return dataset.to(settings.device)
 
 
 def run_digest(experiment: Experiment, fingerprint: str) -> str:
@@ -289,6 +293,7 @@ def write_run_files(
         }
     )
     said += _kept_labels(run.experiment.labels, settings.runs)
+    said += cautions(run.foreseen, run.foreseen[0].outlook.total or 0, run.examples)
     resolved = dataclasses.replace(run.experiment, seeds=list(seeds))
     replace(path / "recipe.yaml", dump(resolved).encode())
     return said

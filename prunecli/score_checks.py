@@ -8,18 +8,18 @@ from pathlib import Path
 
 from prunecli.building import TRAINING, make_targets, settled
 from prunecli.datasets.values import Dataset
-from prunecli.errors import DamagedRun, EnvironmentMissing, StorageError, UsageError
+from prunecli.errors import DamagedRun, EnvironmentMissing, Mistake, StorageError, UsageError
 from prunecli.example_evidence import check_scores, over
 from prunecli.experiment import Experiment, Prunable, digest
 from prunecli.lab import Lab
 from prunecli.models.parameters import check_batches
+from prunecli.outlook import Outlook
 from prunecli.procedure import foresee, levels, unroll
 from prunecli.recipe.load import Recipe
 from prunecli.registry import Choice
 from prunecli.runs import Settings, fitting_lab, load_dataset, run_digest
 from prunecli.score_plan import Asked, Piece, Scoring, runs_of, subsets
 from prunecli.scores import EPOCH, RUNS
-from prunecli.stages import Outlook
 from prunecli.store.run_file import read_run_json
 from prunecli.store.scores import LIMIT, MOST_RUNS, clashing, decode_scores, read_scores, size_of
 from prunecli.store.sealing import read_file, read_record
@@ -46,6 +46,9 @@ def prepare_scoring(
     _check_asked(asked)
     asked = replace(asked, scores=tuple(sorted(asked.scores, key=lambda score: score.name)))
     dataset = load_dataset(point.experiment.data, settings)
+    if dataset.task.is_regression:
+        message = f"data '{point.experiment.data.name}' has numbers for labels, and scores are of examples of classes"
+        raise UsageError(str(Mistake(point.experiment.data.place, message)))
     experiment = settled(point.experiment, dataset.task, settings.device)
     _check_run(recipe, run_digest(experiment, dataset.fingerprint), dataset)
     experiment, pieces = _dense(experiment)
@@ -111,9 +114,10 @@ def _early(experiment: Experiment, lab: Lab) -> float:
 
 
 def _rows(experiment: Experiment, dataset: Dataset, *, every_seed: bool) -> tuple[int, ...]:
-    """The seeds that have scores of their own: all, or the first where labels are clean, which serves them."""
+    """The seeds that have scores of their own: all, or the first where they share examples and labels."""
     seeds = tuple(experiment.seeds)
-    if every_seed or any(bool(make_targets(experiment, seed, dataset).noisy.any()) for seed in seeds):
+    own = dataset.drawn is not None or experiment.inputs.name != "clean"
+    if every_seed or own or any(bool(make_targets(experiment, seed, dataset).noisy.any()) for seed in seeds):
         return seeds
     return seeds[:1]
 

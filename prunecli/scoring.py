@@ -214,6 +214,8 @@ def _assembled(scoring: Scoring) -> tuple[ScoreStore, dict[str, Floats]]:
         digest(scoring.whole),
         scoring.dataset.fingerprint,
         f"{experiment.model.name} on {experiment.data.name}",
+        json.dumps(experiment.plain().get("inputs", "clean"), sort_keys=True),
+        scoring.dataset.drawn is not None or experiment.inputs.name != "clean",
     )
     return store, runs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from prunecli.building import TRAINING
 from prunecli.determinism import held
@@ -20,7 +22,7 @@ from prunecli.lab import Lab, Together, Watch, make_lab
 from prunecli.measuring import measure
 from prunecli.patience import patiently
 from prunecli.procedure import Level, carry_out, carry_out_stages, safe_levels, saved_after
-from prunecli.progress import EpochDone, EpochSeen, LevelDone, Listener, Said
+from prunecli.progress import EpochDone, LevelDone, Listener, Said
 from prunecli.reuse import Source, agree, source, taken
 from prunecli.runs import Prepared, Settings, header_of
 from prunecli.selections import lacking_classes, lacking_in_words
@@ -42,7 +44,8 @@ def carry_out_seed(run: Prepared, seed: int, settings: Settings, tell: Listener,
         StorageError: it cannot be stored; the message names what is safe.
     """
     torch.set_num_threads(run.experiment.threads)
-    with held(run.experiment.determinism):
+    # The last bits of NumPy's sums depend on its threads too, and more of them than cores stand in each other's way.
+    with held(run.experiment.determinism), threadpool_limits(run.experiment.threads, user_api="blas"):
         try:
             Seed(run, seed, settings, tell, stop).carry_out()
         except Diverged as error:
@@ -72,7 +75,7 @@ class Seed:
         if len(chain.parts) >= self.run.limit:
             return
         experiment, dataset, device = self.run.experiment, self.run.dataset, self.settings.device
-        lab = make_lab(experiment, self.seed, dataset, device, self._watch(), self._say)
+        lab = make_lab(experiment, self.seed, dataset, device, say=self._say)
         lab = replace(lab, together=self.together)
         training, classes = lab.targets.split == TRAINING, lab.dataset.task.classes
         if lacking := lacking_classes(lab.targets.used, training, classes):
@@ -164,6 +167,7 @@ class Seed:
         for foreseen in self.run.foreseen[start : self.run.limit]:
             level = foreseen.level
             tip = chain.tips[level.number - 1] if level.number else ""
+            lab = replace(lab, watch=self._watch(level.number))
             keeper = _Keeper(self, tip, lab)
             state, measured, previous = self._reached(level, state, lab, previous, midway, keeper)
             midway = None
@@ -281,20 +285,15 @@ class Seed:
     def _say(self, message: str) -> None:
         self.tell(Said(message))
 
-    def _watch(self) -> Watch:
+    def _watch(self, level: int) -> Watch:
         """Tells of each epoch, with the level that it belongs to."""
-        ends = [foreseen.outlook.spent for foreseen in self.run.foreseen]
-
-        def watch(seen: EpochSeen) -> None:
-            level = next((n for n, end in enumerate(ends) if seen.spent <= end + 1e-9), len(ends) - 1)
-            self.tell(EpochDone(self.run.folder.path.name, self.seed, level, self.run.limit, seen))
-
-        return watch
+        name, limit = self.run.folder.path.name, self.run.limit
+        return lambda seen: self.tell(EpochDone(name, self.seed, level, limit, seen))
 
     def _level_done(self, measured: Measured) -> LevelDone:
-        error = float(measured.arrays["metrics/test_error"])
+        error, loss = (float(measured.arrays.get(f"metrics/test_{of}", math.nan)) for of in ("error", "loss"))
         name = self.run.folder.path.name
-        return LevelDone(name, self.seed, measured.level, self.run.limit, measured.density, error)
+        return LevelDone(name, self.seed, measured.level, self.run.limit, measured.density, error, loss)
 
 
 @dataclass

@@ -37,15 +37,21 @@ def stratified(labels: Tensor, count: int, key: int) -> Tensor:
 
 
 def validation_split(labels: Tensor, amount: int | float, key: int) -> Tensor:
-    """Marks (N,) of the examples held out: a number of them, or a fraction, stratified by label."""
+    """Marks (N,) of the examples held out: a number of them, or a fraction, stratified by label.
+
+    Labels that are numbers make no groups.
+    """
     count = round(amount * len(labels)) if isinstance(amount, float) else amount
     if count >= max(len(labels), 1):
         raise UsageError(f"validation: {amount} of {len(labels)} training examples leaves none to train on")
-    return _marked(len(labels), stratified(labels, count, key))
+    groups = torch.zeros_like(labels, dtype=torch.int64) if labels.is_floating_point() else labels
+    return _marked(len(labels), stratified(groups, count, key))
 
 
 def lacking_classes(labels: Tensor, training: Tensor, classes: int) -> tuple[int, ...]:
-    """The classes that none of the labels (N,) marked as `training` (N,) has."""
+    """The classes that none of the labels (N,) marked as `training` (N,) has; none where they are numbers."""
+    if labels.is_floating_point():
+        return ()
     found = torch.bincount(labels[training], minlength=classes)
     return tuple((found == 0).nonzero().squeeze(1).tolist())
 

@@ -6,8 +6,8 @@ Foresight works on an `Outlook`, which knows the clocks and the saved points but
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from itertools import repeat as repeated
 from typing import Annotated, Literal
@@ -19,8 +19,9 @@ from prunecli.eligible import density_of_eligible, fraction_of_eligible
 from prunecli.errors import UsageError, suggest
 from prunecli.experiment import Epochs, Fraction
 from prunecli.lab import Lab
-from prunecli.masks import Group
+from prunecli.masks import Masks
 from prunecli.models.parameters import excluded_weights
+from prunecli.outlook import Outlook
 from prunecli.ranking import ranked
 from prunecli.recipe.load import unrolled
 from prunecli.registry import (
@@ -32,76 +33,28 @@ from prunecli.registry import (
     StageChoice,
     stages,
 )
+from prunecli.scopes import groups_of
 from prunecli.state import SavedPoint, State
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+NAMED_LAYERS = 10
 MAGNITUDE, GLOBAL = Choice("criteria", "magnitude"), Choice("scopes", "global")
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What is known of a state before anything runs; clocks in epochs, `epochs` the recipe's.
-
-    `density` is None once it depends on which layers the weights are in.
-    """
-
-    epochs: float
-    steps_per_epoch: int | None = None
-    """Known once the dataset is: clocks are then whole steps, as training's are."""
-    total: int | None = None
-    """Prunable weights, once the model is known: counts are then whole, as pruning's are."""
-    excluded: int = 0
-    """Weights of linear and convolution layers that the recipe excludes from pruning, once the model is known."""
-    level: int = 0
-    step: float = 0.0
-    spent: float = 0.0
-    density: float | None = 1.0
-    points: Mapping[str, float] = field(default_factory=dict)
-    shapes: Mapping[str, tuple[int, ...]] | None = None
-    """Those of prunable weights, once the model is known."""
-    chosen: Mapping[tuple[bool, str], int] = field(default_factory=dict)
-    """Filters (True) or weights that `prune_layers` has dropped in a layer, once the model is known."""
-    dropped: int = 0
-    """Weights that it has dropped in all."""
-    parts: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """What part of a layer, or of those of a pattern, it has come to: to `remove`, and to `inject` into."""
-    busy_until: Mapping[str, float] = field(default_factory=dict)
-    """For such a layer or pattern, the epochs to be spent before what is injected is over."""
-
-    def whole(self, epochs: float) -> float:
-        """The epochs that so many come to in whole steps."""
-        per = self.steps_per_epoch
-        return epochs if per is None else round(epochs * per) / per
-
-    def pruned(self, fraction: float) -> float:
-        """The density once a fraction of what is kept is dropped."""
-        density = self.density or 0.0
-        if not self.total:
-            return density * (1 - fraction)
-        return (self.kept - round(fraction * self.kept)) / self.total
-
-    @property
-    def kept(self) -> int:
-        """Prunable weights that are kept, where their number is known."""
-        return round((self.density or 0.0) * (self.total or 0))
-
-    @property
-    def density_of_all(self) -> float | None:
-        """The density of prunable and excluded weights together; None where their number is not known."""
-        if self.density is None or not self.total:
-            return None
-        return (self.kept + self.excluded) / (self.total + self.excluded)
-
-
 Of = Annotated[Literal["eligible", "all"], Later()]
-
-Foresight = Callable[..., Outlook]
-"""Takes an outlook and the stage's options; raises UsageError where the stage could not be carried out."""
+Invert = Annotated[bool, Later()]
 
 
 def _foresee_train(
-    outlook: Outlook, *, epochs: float | None, until: float | None, learning_rate: Choice | None
+    outlook: Outlook,
+    *,
+    epochs: float | None,
+    until: float | None,
+    learning_rate: Choice | None,
+    until_loss: float | None = None,
+    augment: bool = True,
 ) -> Outlook:
+    del augment
     if epochs is not None and until is not None:
         raise UsageError("'train' takes 'epochs' or 'until', not both")
     if epochs is not None:
@@ -116,7 +69,8 @@ def _foresee_train(
         )
     if learning_rate is not None:
         learning_rate(outlook.epochs)
-    return replace(outlook, step=end, spent=outlook.spent + end - outlook.step)
+    early = outlook.early or until_loss is not None
+    return replace(outlook, step=end, spent=outlook.spent + end - outlook.step, early=early)
 
 
 @stages(foresee=_foresee_train, trains=True, one_training=True)
@@ -127,31 +81,44 @@ def train(
     epochs: Epochs | None = None,
     until: Epochs | None = None,
     learning_rate: ScheduleChoice | None = None,
+    until_loss: Annotated[Annotated[float, Field(gt=0)] | None, Later()] = None,
+    augment: Annotated[bool, Later()] = True,
 ) -> State:
     """Train to the schedule's end, for so many `epochs`, or `until` an epoch of the schedule.
 
     `learning_rate` replaces the recipe's schedule for this stage. Past its end a schedule holds its last
-    value, so `train: {epochs: 40}` after the end is fine-tuning (Renda et al., 2020).
+    value, so `train: {epochs: 40}` after the end is fine-tuning (Renda et al., 2020). With `until_loss` the training
+    ends sooner: after the first whole epoch whose mean loss, as its steps saw it, is at most this. `augment: false`
+    leaves the recipe's augmentation out of this training.
     """
+    if not augment:
+        lab = replace(lab, experiment=replace(lab.experiment, augmentation=[]))
     if epochs is not None:
         end = state.step + lab.steps(epochs)
     else:
         end = lab.steps(lab.experiment.epochs if until is None else until)
-    return lab.train(state, end - state.step, lab.rate_at(learning_rate))
+    return lab.train(state, end - state.step, lab.rate_at(learning_rate), until_loss)
 
 
 def _foresee_prune(
-    outlook: Outlook, *, criterion: Choice, fraction: float, scope: Choice, of: str
+    outlook: Outlook, *, criterion: Choice, fraction: float, scope: Choice, of: str, invert: bool = False
 ) -> Outlook:
-    del criterion
+    del criterion, invert
+    if scope.entry.traits.get("densities"):
+        raise UsageError(
+            f"scope '{scope.name}' says how dense layers are to be, and goes with 'prune_to: {{density: …}}'; 'prune' "
+            "drops a fraction of what is kept"
+        )
     if of == "all":
         kept = _kept_for_all(outlook, scope)
         if kept is None:
             return replace(outlook, density=None)
         fraction = fraction_of_eligible(fraction, kept, outlook.excluded, f"level {outlook.level}: ")
     # A fraction of each layer is that fraction of all; a policy's amounts are the layers' own.
-    known = outlook.density is not None and scope.name in ("global", "layer")
-    return replace(outlook, density=outlook.pruned(fraction) if known else None)
+    even = scope.name in ("global", "layer")
+    known = outlook.density is not None and even
+    expected = outlook.expected * (1 - fraction) if outlook.expected is not None and even else None
+    return replace(outlook, density=outlook.pruned(fraction) if known else None, expected=expected)
 
 
 @stages(foresee=_foresee_prune, prunes=True)
@@ -163,22 +130,24 @@ def prune(
     fraction: Fraction,
     scope: ScopeChoice = GLOBAL,
     of: Of = "eligible",
+    invert: Invert = False,
 ) -> State:
     """Drop `round(fraction * kept)` weights, those of the lowest scores; ties go by position.
 
     `of: all` counts the weights that `prunable` excludes among those kept, as OpenLTH does, and still drops none.
+    `invert: true` drops those of the highest scores (Frankle et al., 2021, section 5).
     """
     if of == "all":
         excluded = excluded_weights(lab.model, lab.names)
         fraction = fraction_of_eligible(fraction, state.masks.kept, excluded)
-    groups: list[Group] = scope(lab.names, fraction)
-    return state.with_masks(ranked(masks.prune, criterion, state, lab, groups))
+    groups = groups_of(scope, _shapes(state, lab), fraction)
+    return state.with_masks(ranked(masks.prune, criterion, state, lab, groups, invert=invert))
 
 
 def _foresee_prune_to(
-    outlook: Outlook, *, density: Choice, criterion: Choice, scope: Choice, of: str
+    outlook: Outlook, *, density: Choice, criterion: Choice, scope: Choice, of: str, invert: bool = False
 ) -> Outlook:
-    del criterion
+    del criterion, invert
     target = density(outlook.epochs)(outlook.step)
     if not 0 <= target <= 1:
         raise UsageError(f"the density should be from 0 to 1; it is {target:g} at epoch {outlook.step:g}")
@@ -186,8 +155,11 @@ def _foresee_prune_to(
         if _kept_for_all(outlook, scope) is None:
             return replace(outlook, density=None)
         target = density_of_eligible(target, outlook.total or 0, outlook.excluded, f"level {outlook.level}: ")
-    known = outlook.density is not None and scope.name == "global"
-    return replace(outlook, density=min(outlook.density or 0, target) if known else None)
+    # Layers that are sparser already stay so: then a scope of densities leaves fewer than it says.
+    known = scope.name == "global" or (bool(scope.entry.traits.get("densities")) and outlook.density == 1)
+    if outlook.density is None or not known:
+        return replace(outlook, density=None, expected=None)
+    return replace(outlook, density=min(outlook.density, target))
 
 
 @stages(foresee=_foresee_prune_to, prunes=True)
@@ -199,16 +171,18 @@ def prune_to(
     criterion: CriterionChoice = MAGNITUDE,
     scope: ScopeChoice = GLOBAL,
     of: Of = "eligible",
+    invert: Invert = False,
 ) -> State:
     """Leave `round(density * total)` weights, those of the highest scores; `density` may follow a schedule.
 
-    `of: all` counts the weights that `prunable` excludes in `total` and among those that are left.
+    `of: all` counts the weights that `prunable` excludes in `total` and among those that are left. `invert: true`
+    leaves those of the lowest scores (Frankle et al., 2021, section 5).
     """
     target = density(lab.experiment.epochs)(lab.epoch(state.step))
     if of == "all":
         target = density_of_eligible(target, state.masks.total, excluded_weights(lab.model, lab.names))
-    groups: list[Group] = scope(lab.names, target)
-    return state.with_masks(ranked(masks.prune_to, criterion, state, lab, groups))
+    groups = groups_of(scope, _shapes(state, lab), target)
+    return state.with_masks(ranked(masks.prune_to, criterion, state, lab, groups, invert=invert))
 
 
 def _foresee_rewind(outlook: Outlook, *, what: str, to: float | str, momentum: str) -> Outlook:
@@ -224,6 +198,11 @@ def _foresee_rewind(outlook: Outlook, *, what: str, to: float | str, momentum: s
             "`save: {point: early}`"
         )
     step = outlook.points[to] if isinstance(to, str) else outlook.whole(to)
+    if outlook.early and not isinstance(to, str) and step:
+        raise UsageError(
+            f"a training before this may end sooner (until_loss), perhaps before epoch {step:g}, and 'rewind' goes "
+            "back; rewind to 0 or to a saved point"
+        )
     if step > outlook.step:
         raise UsageError(
             f"'rewind' goes back; epoch {step:g} is past epoch {outlook.step:g}, where this stands"
@@ -253,6 +232,11 @@ def rewind(
         step = point.step
     else:
         step = lab.steps(to)
+    if step > state.step:
+        raise UsageError(
+            f"'rewind' goes back, and epoch {lab.epoch(step):g} is past epoch {lab.epoch(state.step):g}, where a "
+            "training ended at its loss; rewind to a point that is saved before it"
+        )
     state = replace(state, step=step)
     return state.without_momentum() if momentum == "reset" else state
 
@@ -293,6 +277,20 @@ def repeat(
     return chain.from_iterable(repeated(stages, times))
 
 
+def tell_emptied(where: str, before: Masks, after: Masks, say: Callable[[str], None]) -> None:
+    """Say which layers had weights and have none any more: nothing of the input comes through such a layer."""
+    # A layer without a bias, where biases can be pruned, is whole.
+    layers = {name: mask for name, mask in after.counted.items() if not name.endswith("bias")}
+    emptied = [name for name, mask in layers.items() if before[name].any() and not mask.any()]
+    if emptied:
+        more = f" and {len(emptied) - NAMED_LAYERS} layers more" if len(emptied) > NAMED_LAYERS else ""
+        say(f"{where}: no weight is left in {', '.join(emptied[:NAMED_LAYERS])}{more}")
+
+
+def _shapes(state: State, lab: Lab) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(state.weights[name].shape) for name in lab.names}
+
+
 def _kept_for_all(outlook: Outlook, scope: Choice) -> int | None:
     """The eligible weights that are kept before a pruning of all; None before the model is known."""
     if scope.name != "global":
@@ -303,7 +301,7 @@ def _kept_for_all(outlook: Outlook, scope: Choice) -> int | None:
         return None
     if outlook.density is None:
         raise UsageError(
-            f"level {outlook.level}: 'of: all' has to know how many weights are kept, and a pruning by layers before "
-            "it leaves that open; prune with 'scope: global' throughout, or leave 'of' out"
+            f"level {outlook.level}: 'of: all' has to know how many weights are kept, and a pruning by layers or by "
+            "chance before it leaves that open; prune with 'scope: global' throughout, or leave 'of' out"
         )
     return outlook.kept

@@ -23,7 +23,9 @@ def error_percent(correct: NDArray[np.bool_]) -> float:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Each example's cross-entropy (N,) float32, and whether it is classified as its label says (N,) bool."""
+    """Each example's loss (N,) float32, and whether it is classified as its label says (N,) bool; that is empty (0,)
+    where labels are numbers.
+    """
 
     loss: Tensor
     correct: Tensor

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
 from prunecli.errors import Diverged, UsageError
 from prunecli.folding import agree
+from prunecli.losses import example_losses, mean_loss, right
 from prunecli.masks import Masks, Tensors
 
 LOOKED_AT_ONCE = 32
@@ -90,7 +90,7 @@ class Tally:
             logits, labels = (
                 torch.cat([getattr(step, name) for step in self._waiting]) for name in ("logits", "labels")
             )
-            self._wrong.append((logits.argmax(1) != labels).sum())
+            self._wrong.append((~right(logits, labels)).sum())
             self._waiting.clear()
 
 
@@ -150,7 +150,7 @@ def fit(
 def loss_of(model: nn.Module, images: Tensor, labels: Tensor, manner: Manner) -> tuple[Tensor, Tensor]:
     """Logits (B, classes) and the mean loss that training minimizes."""
     logits = forward(model, images, manner)
-    return logits, functional.cross_entropy(logits, labels, label_smoothing=manner.label_smoothing)
+    return logits, mean_loss(logits, labels, manner.label_smoothing)
 
 
 def backward(
@@ -189,29 +189,25 @@ def outcomes(
     manner: Manner,
     quicker: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Each example's cross-entropy (N,) float32 and whether it is classified right (N,) bool, in evaluation mode.
+    """Each example's loss (N,) float32 and whether it is classified right (N,) bool, in evaluation mode.
 
     A `quicker` module, which is to compute what the model does, takes its place if the two agree on the first batch.
     """
-    losses, right, used = [], [], model
+    losses, correct, used = [], [], model
     with undisturbed(model):
         model.eval()
         for number, (images, labels) in enumerate(batches):
             logits = forward(used, images, manner)
-            loss = _losses(logits, labels)
+            loss = example_losses(logits, labels)
             if (
                 number == 0
                 and quicker is not None
-                and agree(_losses(forward(quicker, images, manner), labels), loss)
+                and agree(example_losses(forward(quicker, images, manner), labels), loss)
             ):
                 used = quicker
             losses.append(loss)
-            right.append(logits.argmax(1) == labels)
-    return torch.cat(losses).cpu(), torch.cat(right).cpu()
-
-
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels, reduction="none")
+            correct.append(right(logits, labels))
+    return torch.cat(losses).cpu(), torch.cat(correct).cpu()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "prunecli"
 
 LAYERS = """
     prunecli errors progress randomness task determinism store.values
+    gaussian
     theory
     stopping
     patience
@@ -24,15 +25,16 @@ LAYERS = """
     experiment
     recipe
     store
-    expression statistics series
+    expression statistics series tabulated
     claims.answers
     subgroups
     classes changed_examples correlations courses
     compare
     masks augmentations initializations labels optimizers schedules selections
     injection
-    folding memory_formats
+    folding memory_formats batching losses
     state training criteria filter_criteria scopes scores models datasets
+    inputs
     filters
     activations
     underway
@@ -41,16 +43,20 @@ LAYERS = """
     store.states store.weights
     store.slots
     captured
-    building
+    building seeded
+    widths
     machinery
     together.chain
     lab
-    evidence example_evidence observers estimate
-    flatness
-    layer_parts ranking
+    gradients linear_models
+    evidence linear_criteria example_evidence observers estimate
+    flatness signal_noise
+    outlook layer_parts ranking
     stages measuring
-    events during
+    events during budgets at_random solving
     procedure
+    trajectories
+    risks
     fitting
     catalog
     runs
@@ -69,6 +75,9 @@ LAYERS = """
     noise
     engine
     methods label_parts stability
+    thresholds
+    swept
+    double_descent
     claims
     report
     cli

@@ -414,7 +414,7 @@ def epoch(number: int, loss: float = 0.5) -> EpochDone:
     return EpochDone("small-01234567", 0, 1, 2, EpochSeen(float(number), 1.0, loss, 25.0, 1000, 0.1))
 
 
-LEVEL = LevelDone("small-01234567", 0, 1, 2, 0.5, 12.5)
+LEVEL = LevelDone("small-01234567", 0, 1, 2, 0.5, 12.5, 0.4)
 
 
 def log_of(capsys, *events: object) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, kendalltau, pearsonr
 from typer.testing import CliRunner
@@ -120,6 +120,7 @@ def test_seeds_of_one_run_that_stand_together_widen_the_interval_over_runs():
     assert by_run > 2 * by_point
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 1e6), st.floats(-1e3, 1e3))
 def test_units_do_not_matter(scale, shift):
     x, y = cloud(12)

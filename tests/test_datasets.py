@@ -121,6 +121,11 @@ def _npz(root: Path, seed: int) -> None:
     np.savez(root / "own.npz", **_arrays(seed=seed))
 
 
+def _problem(root: Path, seed: int) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    np.savez(root / "problem.npz", spectrum=np.ones(4), coefficients=np.arange(4.0) + seed)
+
+
 WRITE: dict[str, Callable[[Path, int], object]] = {
     "mnist": lambda root, seed: _write_idx(root / "MNIST/raw", seed),
     "fashion_mnist": lambda root, seed: _write_idx(root / "FashionMNIST/raw", seed),
@@ -130,10 +135,13 @@ WRITE: dict[str, Callable[[Path, int], object]] = {
     "svhn": _svhn,
     "image_folder": _folder,
     "arrays": _npz,
+    "linear_gaussian_file": _problem,
 }
 OPTIONS: dict[str, dict[str, Any]] = {  # Any: options are of every type
     "image_folder": {"path": "images", "size": 16, "resize": 18, "workers": 0},
     "arrays": {"path": "own.npz"},
+    "linear_gaussian_file": {"path": "problem.npz", "examples": 9},
+    "linear_gaussian_of": {"spectrum": [2.0, 1.0], "saliencies": [1.0, 0.5], "examples": 9},
 }
 OWN = {
     "mnist": "MNIST/raw",
@@ -188,6 +196,9 @@ def test_a_dataset_is_examples_of_its_task(name: str, tmp_path: Path) -> None:
         assert images.dtype == torch.float32
         assert images.shape == (len(split), *dataset.task.shape)
         assert len(split.images) == len(split) > 0
+        if dataset.task.is_regression:
+            assert split.labels.dtype == torch.float32
+            continue
         assert split.labels.dtype == torch.int64
         assert ((split.labels >= 0) & (split.labels < dataset.task.classes)).all()
 
@@ -198,7 +209,7 @@ def test_facts_are_the_truth(name: str, tmp_path: Path) -> None:
     facts, dataset = data[name].traits["facts"], _written(name, tmp_path)
     assert isinstance(facts, Facts)
     assert facts.task in (None, dataset.task)
-    if name not in WRITE:
+    if name not in WRITE and facts.train is not None:
         assert (facts.train, facts.test) == (len(dataset.train), len(dataset.test))
 
 

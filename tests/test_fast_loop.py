@@ -13,6 +13,7 @@ from test_training import CONVOLUTIONAL, equal, sparse
 from torch import nn
 from torch.nn import functional
 
+from prunecli.batching import in_batches, in_order
 from prunecli.building import settled
 from prunecli.captured import Inference
 from prunecli.datasets.values import InMemory, Normalization
@@ -50,7 +51,9 @@ def by_hand(lab, state, steps: int):
     rate, done = lab.rate_at(), 0
     model.train()
     for epoch in range(steps // lab.steps_per_epoch + 1):
-        order = lab._split_batches(lab._order(epoch))
+        order = in_batches(
+            in_order(lab._training, lab._seen_in_an_epoch, lab.drawing, epoch), lab.experiment.batch_size
+        )
         for batch, index in zip(
             lab._batches(epoch, 0, len(order), epoch * len(order), rate), order, strict=True
         ):

@@ -13,9 +13,12 @@ from prunecli.errors import Diverged, UsageError
 from prunecli.evidence import gather
 from prunecli.masks import Masks
 from prunecli.registry import Choice, criteria, scopes
+from prunecli.scopes import groups_of
 
 NAMES = ("a", "b", "c")
+SHAPES = {"a": (7, 3), "b": (5,), "c": (2, 3, 3, 3)}
 SCOPES = {
+    "erk": Choice("scopes", "erk"),
     "global": Choice("scopes", "global"),
     "layer": Choice("scopes", "layer"),
     "policy": Choice("scopes", "policy", {"amounts": {"a": 0.5, "b*": 0.0}}),
@@ -24,8 +27,7 @@ SCOPES = {
 
 def weights_of(seed: int, ties: bool = False) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = ((7, 3), (5,), (2, 3, 3, 3))
-    drawn = {name: torch.randn(shape, generator=generator) for name, shape in zip(NAMES, shapes, strict=True)}
+    drawn = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
     return {name: weight.round() if ties else weight for name, weight in drawn.items()}
 
 
@@ -46,7 +48,7 @@ def test_pruning_drops_an_exact_count_and_masks_only_shrink(fraction, again, sco
     scores = {name: weight.abs() for name, weight in weights.items()}
     kept = masks.full(weights, NAMES)
     for amount in (fraction, again):
-        groups = SCOPES[scope](NAMES, amount)
+        groups = groups_of(SCOPES[scope], SHAPES, amount)
         new = masks.prune(kept, scores, groups)
         for names, part in groups:
             before = sum(int(kept[name].sum()) for name in names)
@@ -60,7 +62,7 @@ def test_pruning_drops_an_exact_count_and_masks_only_shrink(fraction, again, sco
 def test_pruning_to_a_density_leaves_an_exact_count(density, scope, seed):
     weights = weights_of(seed)
     scores = {name: weight.abs() for name, weight in weights.items()}
-    groups = SCOPES[scope](NAMES, density)
+    groups = groups_of(SCOPES[scope], SHAPES, density)
     new = masks.prune_to(masks.full(weights, NAMES), scores, groups)
     for names, part in groups:
         total = sum(new[name].numel() for name in names)
@@ -68,9 +70,11 @@ def test_pruning_to_a_density_leaves_an_exact_count(density, scope, seed):
 
 
 OF_FILTERS = [entry.name for entry in criteria.entries() if entry.traits.get("filters")]
+OF_PROBLEMS = [entry.name for entry in criteria.entries() if entry.traits.get("problem_fits")]
+"""Criteria that ask for the problem that data were drawn from; tests/test_chang.py has them."""
 
 
-@pytest.mark.parametrize("criterion", [name for name in criteria if name not in OF_FILTERS])
+@pytest.mark.parametrize("criterion", [name for name in criteria if name not in (*OF_FILTERS, *OF_PROBLEMS)])
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 0.5, 1.0])
 def test_every_criterion_scores_every_weight_and_prunes_exactly(criterion, fraction, lab_of):
     lab = lab_of()

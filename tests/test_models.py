@@ -28,6 +28,37 @@ DIGITS, MNIST, CIFAR = Task((1, 8, 8), 10), Task((1, 28, 28), 10), Task((3, 32, 
 CIFAR_100, IMAGENET = Task((3, 32, 32), 100), Task((3, 224, 224), 1000)
 ZOO = [name for name in models if not name.endswith(":")]
 NEEDED = {"mlp": {"hidden": [20, 10]}}
+IMAGES = (DIGITS, MNIST, CIFAR, Task((2, 40, 33), 3))
+PATCHES, REGRESSION = Task((1, 3, 20), 4), Task((2, 4, 5), 1, "squared_error")
+TASKS = {
+    "keras_resnet_20": (Task((1, 9, 9), 10), *IMAGES[1:]),  # it averages 3x3 places of a quarter of a side
+    "linear": (REGRESSION, Task((1, 1, 7), 1, "squared_error")),
+    "two_layer": (PATCHES, Task((1, 2, 50), 10), DIGITS),
+}
+"""The tasks of models that do not take every kind of image."""
+SIZES: dict[str, tuple[str, tuple[float, ...]]] = {
+    "linear": ("features", (1, 10, 39, 40)),
+    "two_layer": ("neurons", (1, 10, 50, 75)),
+}
+"""The option that makes a model larger, where it is not `width`."""
+ZEROS, ONES = {"linear"}, {"keras_resnet_20"}
+"""Models whose weights begin at 0, and those whose BatchNorm begins at 1."""
+OWN_WEIGHTS = {"linear", "two_layer"}
+"""Models of theory, which begin as their papers say."""
+WIDTHS_TRIED = ("width", (0.01, 0.25, 1.0, 1.5))
+
+
+def tasks_of(name: str) -> tuple[Task, ...]:
+    return TASKS.get(name, IMAGES)
+
+
+def task_of(name: str) -> Task:
+    """The task that a model is tried on: CIFAR-10 where it takes that."""
+    return CIFAR if CIFAR in tasks_of(name) else tasks_of(name)[0]
+
+
+def narrow(name: str, width: float) -> dict[str, Any]:  # Any: options differ
+    return {} if name in SIZES else {"width": width}
 
 
 def built(
@@ -53,35 +84,47 @@ def equal(one: nn.Module, other: nn.Module) -> list[bool]:
     return [torch.equal(*pair) for pair in pairs]
 
 
-@pytest.mark.parametrize("task", [DIGITS, MNIST, CIFAR, Task((2, 40, 33), 3)], ids=str)
-@pytest.mark.parametrize("name", ZOO)
-def test_a_model_learns_from_any_images(name: str, task: Task) -> None:
-    model = built(name, task, width=0.25)
-    logits: Tensor = model(torch.randn(3, *task.shape))
-    assert logits.shape == (3, task.classes)
-    assert logits.isfinite().all()
-    torch.autograd.backward(nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])))
+@pytest.mark.parametrize(("name", "task"), [(name, task) for name in ZOO for task in tasks_of(name)], ids=str)
+def test_a_model_learns_from_any_task_that_it_takes(name: str, task: Task) -> None:
+    model = built(name, task, **narrow(name, 0.25))
+    outputs: Tensor = model(torch.randn(3, *task.shape))
+    assert outputs.shape == (3, task.classes)
+    assert outputs.isfinite().all()
+    if task.loss == "squared_error":
+        torch.autograd.backward((outputs.flatten() - torch.tensor([0.5, -1.0, 2.0])).square().mean())
+    else:
+        torch.autograd.backward(nn.functional.cross_entropy(outputs, torch.tensor([0, 1, 2])))
     for parameter in model.parameters():
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["keras_resnet_20", "two_layer"])
+def test_a_model_refuses_the_images_that_it_does_not_take(name: str) -> None:
+    with pytest.raises(UsageError, match=f"model '{name}'"):
+        built(name, {"keras_resnet_20": DIGITS, "two_layer": CIFAR}[name])
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_a_model_can_be_sketched_without_memory(name: str) -> None:
-    model = sketched(name, CIFAR)
+    task = task_of(name)
+    model = sketched(name, task)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
-    assert model(torch.empty(2, *CIFAR.shape, device="meta")).shape == (2, CIFAR.classes)
+    assert model(torch.empty(2, *task.shape, device="meta")).shape == (2, task.classes)
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_wider_model_is_larger(name: str) -> None:
-    sizes = [count(sketched(name, CIFAR, width=width)) for width in (0.01, 0.25, 1.0, 1.5)]
+    option, values = SIZES.get(name, WIDTHS_TRIED)
+    sizes = [count(sketched(name, task_of(name), **{option: value})) for value in values]
     assert sizes == sorted(set(sizes))
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_no_layer_is_too_narrow_to_be_there(name: str) -> None:
-    assert all(parameter.numel() for parameter in sketched(name, CIFAR, width=0.001).parameters())
+    option, values = SIZES.get(name, ("width", (0.001,)))
+    model = sketched(name, task_of(name), **{option: values[0]})
+    assert all(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -173,7 +216,7 @@ def test_parameters_have_the_names_of_openlth() -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_matrix_of_the_zoo_is_prunable_and_nothing_else(name: str) -> None:
-    model = sketched(name, CIFAR)
+    model = sketched(name, task_of(name))
     assert prunable_names(model) == tuple(key for key, value in model.named_parameters() if value.ndim > 1)
 
 
@@ -200,11 +243,20 @@ def test_a_parametrized_layer_has_no_weight_to_prune() -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_seed_decides_the_weights(name: str) -> None:
-    one, same, other = (built(name, DIGITS, seed, width=0.25) for seed in (1, 1, 2))
+    task = tasks_of(name)[0]
+    one, same, other = (built(name, task, seed, **narrow(name, 0.25)) for seed in (1, 1, 2))
     assert all(equal(one, same))
-    assert not any(
+    alike = [
         torch.equal(one.state_dict()[weight], other.state_dict()[weight]) for weight in prunable_names(one)
-    )
+    ]
+    assert alike == [name in ZEROS] * len(alike)
+
+
+def test_the_models_of_theory_begin_as_their_papers_say() -> None:
+    assert not built("linear", REGRESSION).fc.weight.any()
+    weights = built("two_layer", Task((1, 2, 500), 10), std=0.3).first.weight
+    assert weights.std().item() == pytest.approx(0.3, rel=0.01)
+    assert abs(weights.mean().item()) < 0.01
 
 
 def spreads(model: nn.Module) -> list[float]:
@@ -214,14 +266,19 @@ def spreads(model: nn.Module) -> list[float]:
     return [weight.std().item() * sqrt(weight[0].numel() / 2) for weight in weights]
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in OWN_WEIGHTS])
 def test_the_zoo_begins_kaiming_normal(name: str) -> None:
     model = built(name, CIFAR, width=0.5)
     assert spreads(model) == pytest.approx([1.0] * len(spreads(model)), rel=0.1)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
-            assert 0 <= part.weight.min() < part.weight.max() < 1
+            if name in ONES:
+                assert (part.weight == 1).all()
+            else:
+                assert 0 <= part.weight.min() < part.weight.max() < 1
             assert not part.bias.any()
+        elif isinstance(part, LINEAR_OR_CONVOLUTION) and part.bias is not None and name in ONES:
+            assert not part.bias.any()  # Keras' default
         elif isinstance(part, LINEAR_OR_CONVOLUTION) and part.bias is not None:
             assert 0 < part.bias.abs().max() <= 1 / sqrt(part.weight[0].numel())  # PyTorch's default
 

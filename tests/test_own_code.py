@@ -87,7 +87,7 @@ def test_a_criterion_that_asks_for_what_there_is_not_is_found_before(own):
 
 
 def test_later_code_does_not_change_what_led_to_a_level(own):
-    from prunecli.procedure import prefix_digest
+    from prunecli.trajectories import prefix_digest
 
     pruning = "procedure=[train, {{prune: {{fraction: 0.5, criterion: {}}}}}]"
     first = loaded(pruning.format("magnitude")).points[0].experiment

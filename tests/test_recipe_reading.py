@@ -677,6 +677,7 @@ def test_what_is_loaded_is_valid_and_comes_back_from_its_dump(chosen):
 @given(TEXT | WORDS)
 @example("a\nb")
 @example("\xa0")
+@example("-")
 def test_a_text_written_in_a_line_is_read_as_it_was(text):
     line = inline(text)
     assert "\n" not in line

@@ -9,10 +9,11 @@ import yaml
 
 from prunecli.experiment import Experiment
 from prunecli.models.parameters import prunable_names
-from prunecli.procedure import foresee, prefix_digest, unroll
+from prunecli.procedure import foresee, unroll
 from prunecli.recipe.library import folder, names, path_of
 from prunecli.recipe.load import load
 from prunecli.task import Task
+from prunecli.trajectories import prefix_digest
 
 WIDTHS = sorted(name for name in names() if name.endswith("_width"))
 EXTENDED = sorted(name for name in names() if name.endswith("_extended"))

@@ -146,6 +146,9 @@ def test_json_is_the_contracts() -> None:
         "claims",
         "stability",
         "correlations",
+        "layers",
+        "thresholds",
+        "theory",
     ]
     assert list(document) == keys
     assert (document["schema"], document["version"], document["subgroups"]) == ("prunecli/compare", 1, [])

@@ -21,7 +21,6 @@ from prunecli.kept import dense_state, last_state, own_state
 from prunecli.lab import make_lab
 from prunecli.order import Order, waits
 from prunecli.plan import make_plan
-from prunecli.procedure import prefixes, trajectory_digest
 from prunecli.progress import EpochDone, Event, LevelDone, Said
 from prunecli.recipe.load import Recipe, load_text
 from prunecli.reuse import Source, _run_json, reused, source
@@ -33,6 +32,7 @@ from prunecli.store.folder import Chain
 from prunecli.store.merging import as_made
 from prunecli.store.sealing import read_sealed, record_path
 from prunecli.store.states import States
+from prunecli.trajectories import prefixes, trajectory_digest
 
 FEW = ["epochs=2", "examples={first: {count: 300}}"]
 TURN = "[{prune: {fraction: 0.3}}, rewind, train]"
@@ -304,7 +304,7 @@ def test_the_points_of_a_sweep_wait_for_the_dense_training_that_they_share(tmp_p
     order = Order(prepared, tasks, settings)
     assert [task for task in tasks if order.may_begin(task)] == [(0, 0), (0, 1)]
     hear = order.hearing(lambda _event: None)
-    hear(LevelDone(prepared[0].folder.path.name, 1, 0, 2, 1.0, 0.0))
+    hear(LevelDone(prepared[0].folder.path.name, 1, 0, 2, 1.0, 0.0, 0.0))
     assert [task for task in tasks if order.may_begin(task)] == [(0, 0), (0, 1), (1, 1), (2, 1)]
     order.ended.add((0, 0))
     assert all(map(order.may_begin, tasks))

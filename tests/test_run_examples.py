@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import REFERRING, SMALL, same, small
 
+from prunecli.batching import batches_in, in_order
 from prunecli.building import make_targets
 from prunecli.engine import carry_out_all
 from prunecli.errors import DamagedRun, EnvironmentMissing, UsageError
@@ -270,12 +271,16 @@ def test_a_label_of_two_runs_is_refused(folder, tmp_path):
         retraining(runs, "{without_improved: {run: clean}}")
 
 
+def order_of(lab, epoch: int) -> torch.Tensor:
+    return in_order(lab._training, lab._seen_in_an_epoch, lab.drawing, epoch)
+
+
 def test_a_replicate_has_its_seeds_labels_and_an_initialization_and_order_of_its_own(digits):
     first, again, third = (small(NOISY, f"replicate={number}") for number in (0, 1, 2))
     labs = [make_lab(one, 0, digits, torch.device("cpu")) for one in (first, again, third)]
     assert all(torch.equal(lab.targets.used, labs[0].targets.used) for lab in labs)
     weights = [lab.initial().weights for lab in labs]
-    orders = [lab._order(0) for lab in labs]
+    orders = [order_of(lab, 0) for lab in labs]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert not same(weights[one], weights[other])
         assert not torch.equal(orders[one], orders[other])
@@ -300,7 +305,7 @@ def test_what_recipes_did_not_have_at_first_leaves_digests_alone(digits):
 
 
 def seen_in(lab, epoch: int) -> Sequence[int]:
-    counts = torch.bincount(lab._order(epoch), minlength=len(lab.targets.split))
+    counts = torch.bincount(order_of(lab, epoch), minlength=len(lab.targets.split))
     return counts[lab.targets.split == 0].tolist()
 
 
@@ -312,11 +317,11 @@ def test_equal_steps_take_as_many_as_all_examples_and_each_as_often_as_may_be(la
     seen = seen_in(lab, 0)
     assert (sum(seen), len(seen)) == (1437, count)
     assert max(seen) - min(seen) <= 1
-    assert lab_of(chosen).steps_per_epoch == lab.batches_in(count, 200)
+    assert lab_of(chosen).steps_per_epoch == batches_in(count, 200)
 
 
 def test_equal_steps_see_the_examples_in_another_order_each_time(lab_of):
-    order = lab_of("examples={first: {count: 300}}", "equal_steps=true")._order(0)
+    order = order_of(lab_of("examples={first: {count: 300}}", "equal_steps=true"), 0)
     assert sorted(order[:300].tolist()) == sorted(order[300:600].tolist())
     assert not torch.equal(order[:300], order[300:600])
 

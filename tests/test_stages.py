@@ -7,10 +7,11 @@ import torch
 from conftest import SMALL, same, small
 
 from prunecli.errors import RecipeError
-from prunecli.procedure import carry_out, dense_end, foresee, levels, prefix_digest, unroll
+from prunecli.procedure import carry_out, dense_end, foresee, levels, unroll
 from prunecli.recipe.load import load_text
 from prunecli.registry import Choice, stages
 from prunecli.runs import run_digest
+from prunecli.trajectories import prefix_digest
 
 
 def stage(name: str, **options: object) -> Choice:

@@ -203,7 +203,7 @@ def test_the_interval_is_of_the_confidence_that_is_asked_for(studied):
     [
         (
             ["--claims", "jin2021"],
-            "--claims jin2021: unknown; known: jin2022, bartoldson2020; did you mean 'jin2022'?",
+            "--claims jin2021: unknown; known: jin2022, bartoldson2020, yang2023, chang2021; did you mean 'jin2022'?",
         ),
         (
             ["--claims", "jin2022", "--metric", "test_loss"],

@@ -10,6 +10,7 @@ import torch
 from conftest import same
 from torch import nn
 
+from prunecli.batching import batches_in
 from prunecli.errors import Diverged
 from prunecli.lab import Lab
 from prunecli.masks import prune
@@ -178,7 +179,7 @@ def test_an_epoch_sees_every_training_example_once(lab_of):
     ("examples", "size", "batches"), [(10, 4, 3), (9, 4, 2), (8, 4, 2), (1, 4, 1), (5, 1, 5)]
 )
 def test_a_last_batch_of_one_is_joined(examples, size, batches):
-    assert Lab.batches_in(examples, size) == batches
+    assert batches_in(examples, size) == batches
 
 
 def test_a_lab_takes_as_many_steps_as_it_says(lab_of):

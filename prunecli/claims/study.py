@@ -172,8 +172,8 @@ def is_imp(summary: Summary) -> bool:
     if not isinstance(stages, list) or [name_of(stage) for stage in stages] != ["prune", "rewind", "train"]:
         return False
     prune, rewind = options_of(stages[0]), options_of(stages[1])
-    by = [prune.get("criterion", "magnitude"), prune.get("scope", "global")]
-    return [*by, rewind.get("what", "learning_rate")] == ["magnitude", "global", "learning_rate"]
+    by = [prune.get("criterion", "magnitude"), prune.get("scope", "global"), prune.get("invert", False)]
+    return [*by, rewind.get("what", "learning_rate")] == ["magnitude", "global", False, "learning_rate"]
 
 
 def _benchmark(group: Sequence[Summary]) -> Benchmark:

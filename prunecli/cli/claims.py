@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prunecli.compare import Compared, Summary
     from prunecli.subgroups import Examples, Subgroups
 
-PAPERS = ("jin2022", "bartoldson2020")
+PAPERS = ("jin2022", "bartoldson2020", "yang2023", "chang2021")
 METRIC = "test_error"
 """What claims are about, in percentage points."""
 Claims = Annotated[
@@ -37,7 +37,7 @@ def checked_paper(paper: str, metric: str, against: str) -> str:
     """
     if paper and paper not in PAPERS:
         raise UsageError(f"--claims {paper}: unknown; known: {', '.join(PAPERS)}{suggest(paper, PAPERS)}")
-    if paper and (metric != METRIC or against):
+    if paper and (metric not in ("", METRIC) or against):
         given = f"--against {against}" if against else f"--metric {metric}"
         raise UsageError(
             f"{given}: --claims sets each claim's own runs side by side, by {METRIC}; leave it out"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunecli.cli.groups import pairs_of, read_levels
-from prunecli.errors import PrunecliError, UsageError
+from prunecli.cli.groups import is_regression, pairs_of, read_levels
+from prunecli.errors import NotComparable, PrunecliError, UsageError
 
 # What reads and computes is imported inside functions, so that `--help` opens at once.
 if TYPE_CHECKING:
@@ -25,14 +25,18 @@ class TableName(StrEnum):
     methods = "methods"
     parts = "parts"
     stability = "stability"
+    theory = "theory"
+    thresholds = "thresholds"
+    layers = "layers"
 
 
 Tabulated = Annotated[
     TableName,
     typer.Option(
         "--table",
-        help="Each run's levels; methods by benchmark; losses on original and noisy labels; or stability and "
-        "generalization by run.",
+        help="Each run's levels; methods by benchmark; losses on original and noisy labels; stability and "
+        "generalization by run; what each layer keeps, at --level; theory beside experiment "
+        "by width; or a sweep over densities, with the thresholds of Yang et al.",
     ),
 ]
 PerClass = Annotated[bool, typer.Option("--classes", help="Also test errors class by class, at --level.")]
@@ -71,6 +75,8 @@ def _of_run(
     from prunecli.store.examples import read_tests
     from prunecli.subgroups import Side
 
+    if is_regression(summary):
+        raise NotComparable(f"{summary.run.name}: its labels are numbers, so there are no classes to look at")
     reference = compared.reference_of(summary)
     pairs = pairs_of(compared, summary, levels, "look at class by class")
     mine = read_levels(summary.run, [level for level, _ in pairs], seeds, read_tests)

@@ -16,7 +16,7 @@ import typer
 from prunecli.cli import output
 from prunecli.cli.claims import Claims, checked_paper, with_claims
 from prunecli.cli.classes import PerClass, TableName, Tabulated, checked_table, with_classes
-from prunecli.cli.correlate import Pairs, with_correlations, with_courses
+from prunecli.cli.correlate import Pairs, with_correlations, with_epochs
 from prunecli.cli.finding import meant, path_of, paths_of
 from prunecli.cli.groups import (
     AtLevels,
@@ -25,19 +25,19 @@ from prunecli.cli.groups import (
     ScoreName,
     ScoreStores,
     checked_levels,
+    checked_reference,
     with_subgroups,
 )
 from prunecli.cli.pictures import PicturesFile, Sheet, Top, checked_sheet, draw_pictures
 from prunecli.cli.plots import (
     Figure,
-    FigureName,
     HtmlFiles,
     PlotFiles,
     Plotting,
     checked_plotting,
     write_plots,
 )
-from prunecli.cli.reading import Read, collecting_, read_runs
+from prunecli.cli.reading import Read, collecting_, metric_of, read_runs
 from prunecli.errors import (
     EnvironmentMissing,
     NotComparable,
@@ -70,7 +70,7 @@ class Format(StrEnum):
 class Settings:
     """What to compare and how, as the command line says it; `brief` None is brief for several runs."""
 
-    metric: str = "test_error"
+    metric: str = ""
     against: str = ""
     gates: tuple[Expression, ...] = ()
     require_n: int = 0
@@ -95,7 +95,9 @@ def compare(
         list[str] | None,
         typer.Argument(help="Run folders or names; by default all in --runs.", show_default=False),
     ] = None,
-    metric: Annotated[str, typer.Option(help="The metric to compare by.")] = "test_error",
+    metric: Annotated[
+        str, typer.Option(help="The metric to compare by: test_error, or test_loss where labels are numbers.")
+    ] = "",
     against: Annotated[
         str,
         typer.Option(
@@ -151,9 +153,10 @@ def compare(
 
     chosen = tuple(output.parse_seeds(seeds)) if seeds else ()
     at = checked_levels(level or ())
-    if not groups and (score or (at and not classes and pictures is None)):
+    if not groups and (score or (at and not classes and pictures is None and table is not TableName.layers)):
         raise UsageError(
-            "--score and --level choose what is grouped: give --groups SCORES too; or --level --classes or --pictures"
+            "--score and --level choose what is grouped: give --groups SCORES too; or --level --classes, "
+            "--pictures or --table layers"
         )
     settings = Settings(
         metric=metric,
@@ -211,10 +214,9 @@ def _compare_runs(texts: Sequence[str], settings: Settings, read: Read, errors: 
         compared = with_classes(compared, settings.at, settings.seeds, errors)
     if settings.pairs:
         compared = with_correlations(compared, settings.pairs)
-    if settings.plotting and settings.plotting.figure == FigureName.training:
-        compared = with_courses(compared, settings.seeds, errors)
+    compared = with_epochs(compared, settings.plotting, settings.seeds, errors)
     # A metric that no run knows is a slip of the pen: no table of dashes.
-    if any(settings.metric in summary.run.metrics for summary in compared.summaries):
+    if any(compared.metric in summary.run.metrics for summary in compared.summaries):
         _emit(compared, settings)
         if settings.plotting:
             write_plots(compared, settings.plotting, errors, brief=_brief(compared, settings))
@@ -232,11 +234,13 @@ def _compared(runs: Sequence[StoredRun], settings: Settings, read: Read) -> Comp
     from prunecli.series import joined
 
     names = [run.name for run in runs]
+    metric = settings.metric or metric_of(runs)
     # Two folders may hold runs of one name.
     distinct = (run if names.count(run.name) == 1 else replace(run, name=str(run.path)) for run in runs)
     summaries = tuple(map(summarize, joined(list(distinct))))
     reference = _reference(summaries, settings, read) if settings.against else None
-    return Compared(summaries, settings.metric, reference, settings.confidence, table=settings.table.value)
+    compared = Compared(summaries, metric, reference, settings.confidence, table=settings.table.value)
+    return replace(compared, at=settings.at)
 
 
 def _reference(summaries: Sequence[Summary], settings: Settings, read: Read) -> Reference:
@@ -251,7 +255,7 @@ def _reference(summaries: Sequence[Summary], settings: Settings, read: Read) -> 
         raise NotComparable(
             f"--against {settings.against}: {summary.run.name} has no level '{word}'; it has {has}"
         )
-    return Reference(summary, word)
+    return checked_reference(Reference(summary, word), summaries, settings.against)
 
 
 def _named(text: str, summaries: Sequence[Summary], settings: Settings, read: Read) -> Summary:
@@ -299,7 +303,7 @@ def _emit(compared: Compared, settings: Settings) -> None:
 
 
 def _brief(compared: Compared, settings: Settings) -> bool:
-    several = len(compared.summaries) > 1 or settings.table is TableName.parts
+    several = len(compared.summaries) > 1 or settings.table in (TableName.parts, TableName.layers)
     return several if settings.brief is None else settings.brief
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from prunecli.errors import NotComparable, PrunecliError, UsageError, suggest
+from prunecli.errors import NotComparable, PrunecliError, UsageError, shown, suggest
 from prunecli.expression import LEVELS
 
 # What reads and computes is imported inside functions, so that `--help` opens at once.
 if TYPE_CHECKING:
-    from prunecli.compare import Compared, Summary
+    from prunecli.compare import Compared, Reference, Summary
     from prunecli.store.examples import SeedExamples, SeedTests
     from prunecli.store.scores import ScoreStore
     from prunecli.store.values import StoredRun
@@ -64,6 +65,27 @@ def checked_levels(words: Sequence[str]) -> tuple[str, ...]:
                 f"--level {word}: unknown; known: a number, {', '.join(LEVELS)}{suggest(word, LEVELS)}"
             )
     return tuple(words)
+
+
+def is_regression(summary: Summary) -> bool:
+    """Whether a run's labels are numbers: its losses are squared errors, and nothing is right or wrong."""
+    return "test_loss" in summary.run.metrics and "test_error" not in summary.run.metrics
+
+
+def checked_reference(reference: Reference, summaries: Sequence[Summary], against: str) -> Reference:
+    """What runs are set against, once it is sure that their losses are of one kind.
+
+    Raises:
+        NotComparable: they are squared errors here and cross-entropies there.
+    """
+    kind = is_regression(reference.summary)
+    if other := next((one for one in summaries if is_regression(one) != kind), None):
+        kinds = {True: "squared errors", False: "cross-entropies"}
+        raise NotComparable(
+            f"--against {against}: the losses of {reference.summary.run.name} are {kinds[kind]}, and those of "
+            f"{other.run.name} are {kinds[not kind]}; compare runs on labels of one kind"
+        )
+    return reference
 
 
 def pairs_of(
@@ -167,12 +189,13 @@ def scores_for(
         raise NotComparable(f"{run.name}: no scores of its model: --groups has {_titles(stores.values())}")
     stores = own or stores
     if len(stores) > 1:
-        stores = {path: store for path, store in stores.items() if _fits(store, examples)}
+        stores = {path: store for path, store in stores.items() if _fits(run, store, examples)}
         if not stores:
             raise NotComparable(
                 f"{run.name}: none of {len(grouping.stores)} --groups has scores of its labels"
             )
     path, store = next(iter(stores.items()))
+    _check_inputs(run, store)
     return store, _chosen(path, grouping)
 
 
@@ -180,8 +203,29 @@ def _titles(stores: Iterable[ScoreStore]) -> str:
     return ", ".join(sorted({store.title or "no title" for store in stores}))
 
 
-def _fits(store: ScoreStore, examples: Examples) -> bool:
+def _inputs_of(store: ScoreStore) -> Any:  # Any: a recipe's value
     try:
+        return json.loads(store.inputs)
+    except ValueError:  # a stranger may have written it
+        return store.inputs
+
+
+def _check_inputs(run: StoredRun, store: ScoreStore) -> None:
+    """Raises NotComparable unless the scores are of examples with the run's inputs."""
+    from prunecli.methods import equal_key
+    from prunecli.report.words import choice_in_words
+
+    mine, theirs = run.recipe.get("inputs", "clean"), _inputs_of(store)
+    if equal_key(mine) != equal_key(theirs):
+        raise NotComparable(
+            f"{run.name}: its inputs are {shown(choice_in_words(mine))}, and the scores are of inputs "
+            f"{shown(choice_in_words(theirs))}; score the run's own recipe"
+        )
+
+
+def _fits(run: StoredRun, store: ScoreStore, examples: Examples) -> bool:
+    try:
+        _check_inputs(run, store)
         for seed, one in examples.items():
             store.row(seed, one.label)
     except NotComparable:

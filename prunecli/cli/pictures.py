@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prunecli.changed_examples import ChangedExamples
     from prunecli.compare import Compared
     from prunecli.datasets.values import Dataset
+    from prunecli.registry import Choice, Registry
     from prunecli.report.pictures import Pixels
     from prunecli.store.values import StoredRun
 
@@ -78,6 +79,7 @@ def draw_pictures(compared: Compared, sheet: Sheet) -> str:
         )
     from prunecli.report.pictures import draw, png
 
+    found, dataset = _of_a_seed(compared, sheet, found, dataset)
     positions = [one.position for one in (*found.improved, *found.harmed)]
     source = {place: int(dataset.train.labels[place]) for place in positions}
     content = png(draw(found, images_at(dataset, positions), source))
@@ -85,7 +87,10 @@ def draw_pictures(compared: Compared, sheet: Sheet) -> str:
         sheet.file.write_bytes(content)
     except OSError as error:
         raise StorageError(f"{sheet.file}: cannot be written: {error.strerror}") from None
-    alone = "" if found.alike else f"; labels differ between seeds: ranked within seed {found.seeds[0]}"
+    own = "inputs" if found.alike else "labels"
+    alone = f"; {own} differ between seeds: ranked within seed {found.seeds[0]}"
+    if found.alike and not _own_inputs(compared.summaries[0].run, dataset):
+        alone = ""
     return f"wrote {sheet.file}: {len(found.improved)} improved and {len(found.harmed)} harmed images{alone}"
 
 
@@ -94,13 +99,15 @@ def images_at(dataset: Dataset, positions: Sequence[int]) -> dict[int, Pixels]:
     import torch
 
     from prunecli.datasets.values import Augment, Normalization
+    from prunecli.inputs import NoisyImages
     from prunecli.report.pictures import shades
 
     if not positions:
         return {}
     train = dataset.train.images
+    plain = train.images if isinstance(train, NoisyImages) else train
     images = next(iter(train.batches([torch.tensor(positions)], Augment(), torch.device("cpu"))))
-    normalize = getattr(train, "normalize", None)
+    normalize = getattr(plain, "normalize", None)
     if isinstance(normalize, Normalization):
         std, mean = (torch.tensor(one).view(-1, 1, 1) for one in (normalize.std, normalize.mean))
         images = images * std + mean
@@ -122,26 +129,61 @@ def _found(compared: Compared, sheet: Sheet) -> tuple[ChangedExamples, str]:
     return found, mine[found.seeds[0]].fingerprint
 
 
+def _own_inputs(run: StoredRun, dataset: Dataset) -> bool:
+    """Whether each seed's examples have inputs of their own."""
+    return dataset.drawn is not None or run.recipe.get("inputs", "clean") != "clean"
+
+
+def _of_a_seed(
+    compared: Compared, sheet: Sheet, found: ChangedExamples, dataset: Dataset
+) -> tuple[ChangedExamples, Dataset]:
+    """The examples and the dataset of the first seed alone, where seeds have other inputs; else as they are."""
+    import torch
+
+    from prunecli.inputs import with_inputs
+    from prunecli.registry import inputs
+
+    (summary,) = compared.summaries
+    if not _own_inputs(summary.run, dataset):
+        return found, dataset
+    seed = found.seeds[0]
+    found, _ = _found(compared, replace(sheet, seeds=(seed,)))
+    choice = _bound(summary.run, sheet, "inputs", inputs, "clean")
+    return found, with_inputs(dataset.of(seed, torch.device("cpu")), choice, seed)
+
+
 def _dataset(run: StoredRun, sheet: Sheet) -> Dataset:
     """The dataset that the run's recipe names; of the recipe no more is read, so that no model need be here."""
-    import prunecli.catalog  # noqa: F401  (registers what recipes name)
     from prunecli.cli.recipes import make_settings
+    from prunecli.registry import data
+    from prunecli.runs import load_dataset
+
+    choice = _bound(run, sheet, "data", data)
+    settings = make_settings(
+        run.path.parent,
+        "cpu",
+        sheet.data_root,
+        download=sheet.download,
+        source=str(run.path / "recipe.yaml"),
+    )
+    return load_dataset(choice, settings)
+
+
+def _bound(run: StoredRun, sheet: Sheet, key: str, registry: Registry, default: str = "") -> Choice:
+    """What the run's recipe chooses under a key, made ready to be called."""
+    import prunecli.catalog  # noqa: F401  (registers what recipes name)
     from prunecli.recipe.bind import Binder
     from prunecli.recipe.nodes import Table, read
     from prunecli.recipe.writing import inline
-    from prunecli.registry import Choice, data
-    from prunecli.runs import load_dataset
+    from prunecli.registry import Choice
 
     if sheet.allow_code:
         # An installed command does not look for modules in the folder that it is called from.
         sys.path.insert(0, str(Path.cwd()))
     source = run.path / "recipe.yaml"
-    root, mistakes = read(f"data: {inline(run.recipe.get('data'))}", str(source))
+    root, mistakes = read(f"{key}: {inline(run.recipe.get(key, default))}", str(source))
     binder = Binder(allow_code=sheet.allow_code, mistakes=mistakes)
-    choice = binder.choice(root.pairs["data"], data) if isinstance(root, Table) and not mistakes else None
+    choice = binder.choice(root.pairs[key], registry) if isinstance(root, Table) and not mistakes else None
     if not isinstance(choice, Choice):
         raise RecipeError(binder.mistakes)
-    settings = make_settings(
-        run.path.parent, "cpu", sheet.data_root, download=sheet.download, source=str(source)
-    )
-    return load_dataset(choice, settings)
+    return choice

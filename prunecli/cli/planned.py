@@ -61,7 +61,6 @@ def print_plan(recipe: Recipe, settings: Settings, *, as_json: bool) -> None:
 def _plan_lines(plan: PlannedRun) -> Iterator[str]:
     """What a run will do and what it comes to."""
     from prunecli.plan_told import described
-    from prunecli.selections import lacking_in_words
     from prunecli.trained_weights import trained_at
 
     experiment, counts = plan.point.experiment, plan.counts
@@ -80,12 +79,9 @@ def _plan_lines(plan: PlannedRun) -> Iterator[str]:
         left = f", {counts.left_out:,} left out" if counts.left_out else ""
         yield f"  examples    {counts.train:,} training, {counts.validation:,} validation{left}, {counts.test:,} test"
         yield f"  steps       {plan.steps_per_epoch:,} an epoch of batches of {experiment.batch_size}{_joined(plan)}"
-    if plan.split:
-        yield f"  split       {plan.split}"
-    if counts.lacking:
-        yield f"  lacking     {lacking_in_words(counts.lacking)}"
-    if plan.missing:
-        yield "  missing     " + plan.missing.replace("\n", "\n              ")
+    if experiment.inputs.name != "clean":
+        yield f"  inputs      {described(experiment.inputs)}"
+    yield from _remarks(plan)
     yield f"  rate        {_rate(experiment)}"
     yield from _elided(
         [("level", "stages", "weights remaining", "epochs spent"), *map(_level_row, plan.levels)]
@@ -104,6 +100,22 @@ def _plan_lines(plan: PlannedRun) -> Iterator[str]:
         weights = f", {size(plan.weights_bytes)} of weights" if plan.weights_bytes else ""
         yield f"  disk        at most {store} of store, {states} of states to go on from{weights}"
     yield ""
+
+
+def _remarks(plan: PlannedRun) -> Iterator[str]:
+    """What is to be said of its data, and of the recipe on them."""
+    from prunecli.fitting import cautions
+    from prunecli.selections import lacking_in_words
+
+    counts = plan.counts
+    if plan.split:
+        yield f"  split       {plan.split}"
+    if counts.lacking:
+        yield f"  lacking     {lacking_in_words(counts.lacking)}"
+    for caution in cautions(plan.levels, plan.prunable or 0, counts.train or 0):
+        yield f"  caution     {caution}"
+    if plan.missing:
+        yield "  missing     " + plan.missing.replace("\n", "\n              ")
 
 
 def _reused_lines(reused: Sequence[Reused]) -> Iterator[str]:
@@ -133,9 +145,12 @@ def _level_row(foreseen: Foreseen) -> tuple[str, ...]:
 
     outlook, level = foreseen.outlook, foreseen.level
     remaining = "?" if outlook.density is None else f"{100 * outlook.density:.2f}%"
+    if outlook.density is None and outlook.expected is not None:
+        remaining = f"{100 * outlook.expected:.2f}% expected"
     if outlook.excluded and outlook.density_of_all is not None:
         remaining += f" ({100 * outlook.density_of_all:.2f}% of all)"
-    return str(level.number), ", ".join(map(described, level.stages)), remaining, f"{outlook.spent:g}"
+    spent = f"{outlook.spent:g}" + (" at most" if outlook.early else "")
+    return str(level.number), ", ".join(map(described, level.stages)), remaining, spent
 
 
 def _joined(plan: PlannedRun) -> str:

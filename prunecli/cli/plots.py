@@ -37,6 +37,9 @@ class FigureName(StrEnum):
     subgroups = "subgroups"
     correlations = "correlations"
     training = "training"
+    double_descent = "double_descent"
+    thresholds = "thresholds"
+    learned = "learned"
 
 
 PlotFiles = Annotated[

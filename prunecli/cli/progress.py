@@ -84,7 +84,7 @@ def line_of(event: EpochDone, pace: Pace) -> str:
     seen = event.seen
     return (
         f"{event.run} seed {event.seed} level {event.level}/{event.levels - 1} epoch {seen.spent:g}: "
-        f"loss {seen.loss:.4f}, error {seen.error:.2f}%, {pace.rate:,.0f} images/s, {pace.left} left"
+        f"{seen.in_words}, {pace.rate:,.0f} images/s, {pace.left} left"
     )
 
 
@@ -101,7 +101,7 @@ def _message(event: Event) -> str | None:
     if isinstance(event, LevelDone):
         return (
             f"{event.run} seed {event.seed} level {event.level}/{event.levels - 1} sealed: "
-            f"{100 * event.density:.2f}% of weights remaining, test error {event.test_error:.2f}%"
+            f"{100 * event.density:.2f}% of weights remaining, {event.tested}"
         )
     if isinstance(event, RunDone):
         return f"{event.path}: {event.status}"
@@ -152,7 +152,7 @@ def _bar() -> Iterator[Listener]:
     )
     with Bar(*columns, console=console, transient=True, refresh_per_second=4) as bar:
         task: TaskID = bar.add_task("reading", total=None, told="")
-        tested = ["-"]
+        tested = ["not tested yet"]
 
         def listen(event: Event) -> None:
             pace.see(event)
@@ -160,12 +160,12 @@ def _bar() -> Iterator[Listener]:
                 bar.update(task, total=event.epochs or None)
             elif isinstance(event, EpochDone):
                 where = f"seed {event.seed} level {event.level}/{event.levels - 1} epoch {event.seen.spent:g}"
-                errors = f"error {event.seen.error:.2f}%, test {tested[0]}"
+                errors = f"{event.seen.in_words}, {tested[0]}"
                 # What matters most comes first: a narrow terminal cuts the end off.
                 told = f"{pace.left} left  {errors}  {pace.rate:,.0f} images/s  {event.run}"
                 bar.update(task, description=where, completed=pace.epochs, told=visible(told))
             elif isinstance(event, LevelDone):
-                tested[0] = f"{event.test_error:.2f}%"
+                tested[0] = event.tested
             elif message := _message(event):
                 lines = [visible(line) for line in message.split("\n")]
                 bar.console.print(Text("\n".join(lines)), highlight=False)

@@ -44,6 +44,12 @@ def read_runs(
             yield _with_seeds(run, seeds) if seeds else run
 
 
+def metric_of(runs: Sequence[StoredRun]) -> str:
+    """What runs are compared by where nobody says: their test error, or the loss where none has errors."""
+    without = runs and not any("test_error" in run.metrics for run in runs)
+    return "test_loss" if without and any("test_loss" in run.metrics for run in runs) else "test_error"
+
+
 def _with_seeds(run: StoredRun, seeds: Sequence[int]) -> StoredRun:
     from prunecli.compare import with_seeds
 

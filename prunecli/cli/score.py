@@ -116,8 +116,8 @@ def score(
     """Score a recipe's training examples, or a run's, by short trainings of its dense model.
 
     Scoring runs share a seed's labels and split, and differ in initialization and order from each other and from every
-    evaluated run. Where labels are clean one row of scores serves all seeds, unless --seeds asks for more. What is
-    sealed already is not done again: the same command continues one that was stopped.
+    evaluated run. Where labels are clean and inputs the same for all seeds one row of scores serves them all, unless
+    --seeds asks for more. What is sealed already is not done again: the same command continues one that was stopped.
     """
     del verbose
     allowed = {"allow_code": allow_code, "allow_download": allow_download}

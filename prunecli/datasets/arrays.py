@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +59,7 @@ def arrays(
     """
     file = located(roots, path)
     size_of(file)
-    read = _read(file)
+    read = read_arrays(file, partial(_required, file))
     train, test = (_examples(file, read, split) for split in ("train", "test"))
     _, channels, height, width = train[0].shape
     known = classes or 1 + max((int(y.max()) for _, y in (train, test) if len(y)), default=0)
@@ -66,27 +67,36 @@ def arrays(
     return in_memory(file, task, _normalization(train[0]), train, test)
 
 
-def _read(file: Path) -> dict[str, _Array]:
+Wanted = Callable[[list[str]], Sequence[str]]
+"""Of the names of a file's arrays, those to be read; may raise EnvironmentMissing."""
+
+
+def read_arrays(file: Path, wanted: Wanted) -> dict[str, _Array]:
+    """Arrays of an .npz or HDF5 file that may be a stranger's: no code, no other files, no more than memory holds.
+
+    Raises:
+        EnvironmentMissing: it is damaged, no such file, or its arrays are not what they have to be.
+    """
     try:
         if h5py.is_hdf5(file):
-            return _read_hdf5(file)
+            return _read_hdf5(file, wanted)
         if zipfile.is_zipfile(file):
-            return _read_npz(file)
+            return _read_npz(file, wanted)
     except _DAMAGED as error:
         raise EnvironmentMissing(f"{file}: cannot be read: {error}") from error
     raise EnvironmentMissing(f"{file}: neither an .npz nor an HDF5 file")
 
 
-def _read_npz(file: Path) -> dict[str, _Array]:
+def _read_npz(file: Path, wanted: Wanted) -> dict[str, _Array]:
     # Objects in an .npz are pickles, and a pickle runs code.
     read = np.load(file, allow_pickle=False)
     if not isinstance(read, NpzFile):
-        raise EnvironmentMissing(f"{file}: a single array, and no .npz of {', '.join(_NAMES)}")
+        raise EnvironmentMissing(f"{file}: a single array, and no .npz of named ones")
     with read, zipfile.ZipFile(file) as packed:
-        _require(file, read)
-        for name in _NAMES:
+        names = wanted(list(read))
+        for name in names:
             _check_member(file, name, packed)
-        return {name: read[name] for name in _NAMES}
+        return {name: read[name] for name in names}
 
 
 def _check_member(file: Path, name: str, packed: zipfile.ZipFile) -> None:
@@ -106,10 +116,9 @@ def _check_size(where: str, unpacked: int, packed: int) -> None:
         )
 
 
-def _read_hdf5(file: Path) -> dict[str, _Array]:
+def _read_hdf5(file: Path, wanted: Wanted) -> dict[str, _Array]:
     with h5py.File(file, "r") as read:
-        _require(file, read)
-        return {name: _plain(file, read, name) for name in _NAMES}
+        return {name: _plain(file, read, name) for name in wanted(list(read))}
 
 
 def _plain(file: Path, read: h5py.File, name: str) -> _Array:
@@ -127,11 +136,12 @@ def _plain(file: Path, read: h5py.File, name: str) -> _Array:
     return array
 
 
-def _require(file: Path, read: Mapping[str, object]) -> None:
-    lacking = [name for name in _NAMES if name not in read]
+def _required(file: Path, names: list[str]) -> Sequence[str]:
+    lacking = [name for name in _NAMES if name not in names]
     if lacking:
-        found = ", ".join(sorted(read)[:20]) or "nothing"
+        found = ", ".join(sorted(names)[:20]) or "nothing"
         raise EnvironmentMissing(f"{file}: no {', '.join(lacking)}; it holds {found}")
+    return _NAMES
 
 
 def _examples(file: Path, read: Mapping[str, _Array], split: str) -> Examples:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -158,7 +158,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels (N,) int64."""
+    """Images and their labels (N,): int64, or float32 where they are numbers."""
 
     images: Images
     labels: Tensor
@@ -172,7 +172,8 @@ class Dataset:
     """Two splits of one source; `fingerprint` tells whether two datasets hold the same examples.
 
     Raises:
-        ValueError: a split has no example, or labels that are not int64 (N,) from 0 to `task.classes` - 1.
+        ValueError: a split has no example, or labels that are not int64 (N,) from 0 to `task.classes` - 1; for a
+            regression, that are not finite float32 (N,).
     """
 
     task: Task
@@ -181,10 +182,40 @@ class Dataset:
     fingerprint: str = field(repr=False)
     said: str = field(default="", repr=False)
     """How it was split, where that is not the source's own split."""
+    drawn: Callable[[int], Dataset] | None = field(default=None, repr=False)
+    """Makes the dataset of a seed where each draws its own: of the same task, sizes and fingerprint; where there are
+    classes, of the same labels. This one then stands for all of them until a seed is known.
+    """
+    problem: Any = field(default=None, repr=False)  # Any: what data was drawn from is its own
+    """What the examples were drawn from, for criteria and observers that know of it."""
 
     def __post_init__(self) -> None:
         for name, split in (("training", self.train), ("test", self.test)):
-            _check_split(f"the {name} split", split, self.task.classes)
+            _check_split(f"the {name} split", split, self.task)
+
+    def to(self, device: torch.device) -> Dataset:
+        """The dataset with its images on the device, where they fit there."""
+        train, test = (replace(part, images=part.images.to(device)) for part in (self.train, self.test))
+        return replace(self, train=train, test=test)
+
+    def of(self, seed: int, device: torch.device) -> Dataset:
+        """The dataset of a seed, on the device.
+
+        Raises:
+            UsageError: what the seed draws does not fit what stands for all.
+        """
+        if self.drawn is None:
+            return self
+        found = self.drawn(seed)
+        mine, others = (
+            (one.task, one.fingerprint, len(one.train), len(one.test), *_labels_of(one))
+            for one in (self, found)
+        )
+        if mine != others:
+            raise UsageError(
+                f"seed {seed} draws a dataset of another task, size, fingerprint or other labels"
+            )
+        return found.to(device)
 
 
 def checked(name: str, found: object) -> Dataset:
@@ -199,8 +230,21 @@ def checked(name: str, found: object) -> Dataset:
     return found
 
 
-def _check_split(where: str, split: Split, classes: int) -> None:
-    labels = split.labels
+def _labels_of(dataset: Dataset) -> list[bytes]:
+    """The labels of both splits, where there are classes."""
+    if dataset.task.is_regression:
+        return []
+    return [split.labels.numpy().tobytes() for split in (dataset.train, dataset.test)]
+
+
+def _check_split(where: str, split: Split, task: Task) -> None:
+    labels, classes = split.labels, task.classes
+    if task.is_regression:
+        if labels.dtype != torch.float32 or labels.dim() != 1 or not bool(labels.isfinite().all()):
+            raise ValueError(
+                f"{where} has labels {labels.dtype} {tuple(labels.shape)}, not finite torch.float32 (N,)"
+            )
+        labels = torch.zeros_like(labels, dtype=torch.int64)
     if labels.dtype != torch.int64 or labels.dim() != 1:
         raise ValueError(f"{where} has labels {labels.dtype} {tuple(labels.shape)}, not torch.int64 (N,)")
     if len(labels) == 0 or len(split.images) != len(labels):

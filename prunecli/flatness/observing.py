@@ -12,7 +12,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
 
 from prunecli.building import TRAINING
@@ -21,6 +20,7 @@ from prunecli.errors import UsageError
 from prunecli.flatness.spectrum import Spectrum, room, spectrum, trace
 from prunecli.flatness.surface import Surface, full_precision, rise_distance
 from prunecli.lab import Lab
+from prunecli.losses import example_losses
 from prunecli.masks import Tensors
 from prunecli.memory import allocating, check_fits
 from prunecli.observers import Arrays
@@ -182,7 +182,7 @@ def _surface(
 
     def losses(parameters: Tensors, images: Tensor, labels: Tensor) -> Tensor:
         logits = functional_call(lab.model, {**held, **parameters}, (images,))
-        return functional.cross_entropy(logits.to(kind), labels, reduction="none")
+        return example_losses(logits.to(kind), labels)
 
     chunks = [(images.to(kind), labels) for images, labels in _chunks(lab, of, examples)]
 

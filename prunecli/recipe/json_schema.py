@@ -20,7 +20,8 @@ def json_schema() -> Json:
     recipe = _object(Experiment.__doc__ or "", Experiment)
     definitions = recipe.pop("$defs", {})
     recipe["properties"]["sweep"] = {
-        "description": "Dotted paths and the values that each takes; lists multiply, one run a point.",
+        "description": "Dotted paths and the values that each takes; lists multiply, one run a point. Paths with a "
+        "comma between them take their values together.",
         "type": "object",
         "additionalProperties": {"type": "array", "minItems": 1},
     }

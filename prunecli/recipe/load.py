@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,6 @@ from prunecli.recipe.nodes import (
     MAX_DEPTH,
     MAX_MISTAKES,
     MAX_NODES,
-    Items,
-    Node,
-    Scalar,
     Table,
     one_line,
     presentable,
@@ -30,13 +25,11 @@ from prunecli.recipe.nodes import (
 )
 from prunecli.recipe.options import schema_of
 from prunecli.recipe.paths import placed
+from prunecli.recipe.sweeps import sweep_with, swept, without_sweep
 from prunecli.recipe.trained import lost_weights
 from prunecli.recipe.writing import dump
 from prunecli.registry import Choice
 
-MAX_POINTS = 1_000
-MAX_SWEPT = 200_000
-"""Values in all points of a sweep together."""
 MAX_STAGES = 100_000
 """Stages of all points of a sweep together, written out."""
 
@@ -92,14 +85,14 @@ def load_text(
     """The recipe in a text; see `load`."""
     root, mistakes = read(text, source)
     assert isinstance(root, Table)
-    root, sweep = _without_sweep(root, overrides, mistakes)
+    root, sweep = without_sweep(root, overrides, mistakes)
     for override in overrides:
         if override.startswith("sweep."):
-            sweep = _sweep_with(sweep, override, root.place, mistakes)
+            sweep = sweep_with(sweep, override, root.place, mistakes)
         else:
             root = _overridden(root, override, mistakes)
     points, known = [], set(mistakes)
-    for suffix, point in _swept(root, sweep, mistakes):
+    for suffix, point in swept(root, sweep, mistakes):
         binder = Binder(allow_code=allow_code, allow_download=allow_download)
         bound = binder.options(Experiment, point, "a recipe", Place(source))
         # The points of a sweep share most of their nodes, and so their mistakes.
@@ -155,72 +148,6 @@ def _overridden(root: Table, override: str, mistakes: list[Mistake]) -> Table:
     except RecipeError as error:
         mistakes += error.mistakes
         return root
-
-
-def _without_sweep(
-    root: Table, overrides: Sequence[str], mistakes: list[Mistake]
-) -> tuple[Table, Table | None]:
-    """The recipe without its sweep, and the sweep without the paths that an argument sets to one value."""
-    sweep = root.pairs.get("sweep")
-    if sweep is None:
-        return root, None
-    pairs = {name: node for name, node in root.pairs.items() if name != "sweep"}
-    rest = replace(root, pairs=pairs, size=root.size - 1 - sweep.size)
-    wrong = "'sweep' maps paths to lists of values, such as {labels.fraction: [0, 0.15]}"
-    if not isinstance(sweep, Table):
-        mistakes.append(Mistake(sweep.place, wrong))
-        return rest, None
-    mistakes += [Mistake(node.place, wrong) for node in sweep.pairs.values() if not isinstance(node, Items)]
-    given = {override.partition("=")[0] for override in overrides}
-    left = {path: node for path, node in sweep.pairs.items() if path not in given and isinstance(node, Items)}
-    return rest, replace(sweep, pairs=left)
-
-
-def _sweep_with(sweep: Table | None, override: str, place: Place, mistakes: list[Mistake]) -> Table | None:
-    """The sweep with the values that an argument `sweep.PATH=[…]` gives a path."""
-    key, equals, value = override.partition("=")
-    path, here = key.removeprefix("sweep."), Place("argument", 1, 1, one_line(override[:400]), len(key))
-    try:
-        node, found = read(" " * (len(key) + 1) + value, "argument", argument=override)
-        mistakes += found
-    except RecipeError as error:
-        mistakes += error.mistakes
-        return sweep
-    if not equals or not isinstance(node, Items):
-        mistakes.append(Mistake(here, f"'{key}' is a list of values, such as {key}=[0, 0.3]"))
-        return sweep
-    before = sweep or Table({}, {}, place)
-    pairs, keys = {**before.pairs, path: node}, {**before.keys, path: here}
-    return replace(before, pairs=pairs, keys=keys)
-
-
-def _axes(root: Table, sweep: Table, mistakes: list[Mistake]) -> list[tuple[str, Place, Items]]:
-    """The sweep's paths and values; none of them where they would make too much or nothing."""
-    axes = [(path, sweep.keys[path], node) for path, node in sweep.pairs.items() if isinstance(node, Items)]
-    empty = [(path, node) for path, _, node in axes if not node.items]
-    mistakes += [Mistake(node.place, f"'{path}' has no values to sweep over") for path, node in empty]
-    count = math.prod(len(node.items) for _, _, node in axes)
-    most = min(MAX_POINTS, MAX_SWEPT // max(1, root.size))
-    if count > most:
-        of_this = "" if most == MAX_POINTS else " where the recipe is so long"
-        message = f"a sweep has at most {most:,} points{of_this}; this has {count:,}"
-        mistakes.append(Mistake(sweep.place, message))
-    return [] if empty or count > most else axes
-
-
-def _swept(root: Table, sweep: Table | None, mistakes: list[Mistake]) -> Iterator[tuple[str, Table]]:
-    """Each point's label and nodes; lists multiply."""
-    axes = [] if sweep is None else _axes(root, sweep, mistakes)
-    for positions in itertools.product(*(range(len(items.items)) for _, _, items in axes)):
-        point, suffix = root, ""
-        for (path, place, items), position in zip(axes, positions, strict=True):
-            value = items.items[position]
-            try:
-                point = placed(point, schema_of(Experiment).parameters, path, value, place)
-            except RecipeError as error:
-                mistakes += error.mistakes
-            suffix += f"-{path.rpartition('.')[2]}-{_short(value, position)}"
-        yield suffix, point
 
 
 def _unreadable(point: Point) -> list[Mistake]:
@@ -284,13 +211,6 @@ def _twice(points: Sequence[Point], sweep: Table | None) -> list[Mistake]:
             return [Mistake(sweep.place, message)]
         seen[key] = point.label
     return []
-
-
-def _short(node: Node, position: int) -> str:
-    """A sweep's value in a label: itself, the name that is chosen, or the how-manieth it is."""
-    if isinstance(node, Table) and len(node.pairs) == 1:
-        return next(iter(node.pairs))
-    return str(node.value) if isinstance(node, Scalar) else str(position)
 
 
 def _in_reading_order(mistakes: Sequence[Mistake], overrides: Sequence[str]) -> list[Mistake]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from prunecli.errors import RecipeError
 from prunecli.experiment import Experiment
 from prunecli.recipe.nodes import Items, Node, Scalar, Table, plain, read
 
@@ -81,8 +82,11 @@ def _bare(value: str) -> bool:
     # Lines would be written one below the other, and `show` puts each value's origin beside it.
     if not re.fullmatch(r"[\w.+-]*", value):
         return "\n" not in value
-    node, _ = read(f"x: {value}", "dump")
-    return isinstance(node, Table) and plain(node) == {"x": value}
+    try:
+        node, mistakes = read(f"x: {value}", "dump")
+    except RecipeError:  # such as `-`, which begins a list
+        return False
+    return not mistakes and isinstance(node, Table) and plain(node) == {"x": value}
 
 
 _Dumper.add_representer(str, _quoted)

@@ -56,15 +56,19 @@ def _notes(compared: Compared) -> list[str]:
     seeds = sorted({len(summary.run.seeds) for summary in compared.summaries})
     sizes = sorted({size for summary in compared.summaries if (size := _test_size(summary))})
     worth = [f"{size:,} test examples, one of them {100 / size:.2g} points" for size in sizes]
+    exact = all("risk" in summary.run.metrics for summary in compared.summaries)
+    told = "exact risks" if exact else "; ".join(worth) or "test size unknown"
     return [
         counts,
         *compared.claim_notes,
-        f"seeds: {' or '.join(map(str, seeds))} a run; {'; '.join(worth) or 'test size unknown'}",
+        f"seeds: {' or '.join(map(str, seeds))} a run; {told}",
         f"intervals: Student's t over seeds, {100 * compared.confidence:.6g}%",
         "with few seeds an interval is wide: undecided says that, and not that there is nothing",
     ]
 
 
 def _test_size(summary: Summary) -> int:
+    if "risk" in summary.run.metrics:
+        return 0  # Exact: test examples play no part.
     runs = summary.run.members or (summary.run,)
     return max(run.tests for run in runs)

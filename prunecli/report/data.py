@@ -14,10 +14,13 @@ from prunecli.report.claims import claims_records
 from prunecli.report.classes import classes_json
 from prunecli.report.correlations import correlations_records
 from prunecli.report.label_parts import parts_records
+from prunecli.report.layers import layers_records
 from prunecli.report.marks import mark
 from prunecli.report.methods import methods_records
 from prunecli.report.numbers import flat, statistic_json
 from prunecli.report.stability import stability_records
+from prunecli.report.theory import theory_records
+from prunecli.report.thresholds import thresholds_records
 from prunecli.report.words import shown
 from prunecli.statistics import Difference, Statistic
 from prunecli.subgroups import Subgroups
@@ -203,5 +206,8 @@ _RECORDS: Mapping[str, Callable[[Compared], list[dict[str, Any]]]] = {  # Any: J
     "claims": claims_records,
     "stability": stability_records,
     "correlations": correlations_records,
+    "layers": layers_records,
+    "thresholds": thresholds_records,
+    "theory": theory_records,
 }
 """What a table other than that of levels is made of."""

@@ -10,8 +10,10 @@ from pathlib import Path
 from prunecli.compare import Compared, Level, Summary
 from prunecli.errors import NotComparable
 from prunecli.methods import is_retraining, method
+from prunecli.report.figure_double_descent import double_descent_drawn
 from prunecli.report.figure_methods import methods_of, panels_of, setting_of
 from prunecli.report.figure_stability import correlations_drawn, training_drawn
+from prunecli.report.figure_thresholds import learned_drawn, thresholds_drawn
 from prunecli.report.marks import mark
 from prunecli.report.panels import Bar, Curve, Drawing, Panel, drawable
 from prunecli.subgroups import Side, Subgroups
@@ -283,5 +285,8 @@ FIGURES: Mapping[str, Callable[[Compared], Drawing]] = {
     "subgroups": _subgroups,
     "correlations": correlations_drawn,
     "training": training_drawn,
+    "double_descent": double_descent_drawn,
+    "thresholds": thresholds_drawn,
+    "learned": learned_drawn,
 }
 """What `--figure` may name."""

@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from prunecli.report.figure_data import WEIGHTS
 from prunecli.report.panels import Bar, Curve, Drawing, Panel
+from prunecli.report.rules import draw_rules_, draw_scales_, draw_spread_
 from prunecli.report.words import shown
 
 if TYPE_CHECKING:
@@ -148,7 +149,10 @@ def _draw_panel_(axes: Axes, panel: Panel, styles: Styles, *, weights: bool) -> 
         _draw_bars_(axes, panel.bars)
     if weights:
         _from_all_weights_(axes, [x for curve in panel.curves for x in curve.x if math.isfinite(x)])
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    if not panel.log_y:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    draw_scales_(axes, panel)
+    draw_rules_(axes, panel.rules)
 
 
 def _draw_curve_(axes: Axes, curve: Curve, style: dict[str, Any]) -> None:  # Any: a line's properties
@@ -199,11 +203,12 @@ def _draw_clouds_(axes: Axes, panel: Panel, styles: Styles) -> None:
         axes.plot(
             cloud.x, cloud.y, label=_legible(cloud.label), markersize=4, alpha=0.85, zorder=2.5, **style
         )
+        draw_spread_(axes, cloud, style["color"])
     if panel.line:
         slope, intercept = panel.line
         ends = [bound([x for cloud in panel.clouds for x in cloud.x]) for bound in (min, max)]
         axes.plot(ends, [slope * x + intercept for x in ends], color=GREY, linewidth=1.1, zorder=2)
-    if panel.clouds:
+    if panel.clouds and not panel.log_x:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
 
 
@@ -239,6 +244,8 @@ def _legend(drawing: Drawing, labels: Sequence[str], styles: Styles) -> list[tup
     """Each line of the legend with its sign; the last two are for the signs that all curves have."""
     points = {cloud.label for panel in drawing.panels for cloud in panel.clouds}
     bare = {curve.label for panel in drawing.panels for curve in panel.curves if not curve.dots}
+    # Points with a curve of their own through them are shown by both.
+    points, bare = points - bare, bare - points
     found: list[tuple[str, Artist]] = [
         (label, Line2D([], [], linewidth=1.1, markersize=3.5, **_sign(style, name in points, name in bare)))
         for label, (name, style) in zip(labels, styles.items(), strict=True)

@@ -30,11 +30,22 @@ class Curve:
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points of one kind."""
+    """Points of one kind; with `low` and `high`, each has a bar between the two."""
 
     label: str
     x: tuple[float, ...]
     y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line across a panel at a place of its x axis, or where it is not `upright` of its y axis, with its word."""
+
+    label: str
+    at: float
+    upright: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves, bars or points under a title; `x` and `y` name its own axes, and `line` is a slope and an intercept."""
+    """Curves, bars or points under a title; `x` and `y` name its own axes, and `line` is a slope and an intercept.
+
+    Numbers on logarithmic axes are above 0.
+    """
 
     title: str
     subtitle: str = ""
@@ -59,6 +73,9 @@ class Panel:
     line: tuple[float, float] | None = None
     x: str = ""
     y: str = ""
+    rules: tuple[Rule, ...] = ()
+    log_x: bool = False
+    log_y: bool = False
 
 
 @dataclass(frozen=True)

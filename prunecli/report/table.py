@@ -11,11 +11,14 @@ from prunecli.report.claims import claims_table
 from prunecli.report.classes import class_table
 from prunecli.report.correlations import correlations_table
 from prunecli.report.label_parts import parts_table
+from prunecli.report.layers import layers_tables
 from prunecli.report.marks import mark
 from prunecli.report.methods import methods_table, optimal_note
 from prunecli.report.numbers import verdict_notes
 from prunecli.report.stability import stability_table
 from prunecli.report.subgroups import subgroup_table
+from prunecli.report.theory import theory_tables
+from prunecli.report.thresholds import thresholds_tables
 from prunecli.report.words import describe, differences
 from prunecli.statistics import Statistic
 from prunecli.store.values import StoredRun
@@ -25,7 +28,7 @@ NAMED_LAYERS = 4
 
 
 def tables(compared: Compared, *, brief: bool = False) -> list[Table]:
-    """The tables that are asked for: of levels, methods, parts or stability; then those of groups and the like."""
+    """The tables asked for: of levels, methods, parts, stability or layers; then those of groups and the like."""
     made = [subgroup_table(found, compared.confidence) for found in compared.subgroups]
     made += [class_table(found, compared.confidence, brief=brief) for found in compared.classes]
     made += [correlations_table(compared)] if compared.correlations else []
@@ -35,6 +38,12 @@ def tables(compared: Compared, *, brief: bool = False) -> list[Table]:
         return [claims_table(compared), *made]
     if compared.table in ("stability", "correlations"):
         return [stability_table(compared), *made]
+    if compared.table == "layers":
+        return [*layers_tables(compared, brief=brief), *made]
+    if compared.table == "theory":
+        return [*theory_tables(compared), *made]
+    if compared.table == "thresholds":
+        return [*thresholds_tables(compared, brief=brief), *made]
     if compared.table == "parts":
         return [parts_table(compared, brief=brief), *made]
     return [*_level_tables(compared, brief), *made, Table("", (), (), tuple(_footnotes(compared)))]

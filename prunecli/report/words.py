@@ -9,7 +9,7 @@ from typing import Any
 
 from prunecli.errors import shown
 
-__all__ = ["describe", "differences", "shown"]
+__all__ = ["choice_in_words", "describe", "differences", "shown"]
 
 
 def differences(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:  # Any: a recipe's values
@@ -25,13 +25,22 @@ def differences(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:  
 
 def describe(recipe: Mapping[str, Any]) -> str:  # Any: a recipe's values
     """`lenet_300_100 on digits: train, 16 x (prune by magnitude, rewind, train)`."""
-    parts = [" on ".join(_choice(recipe[key]) for key in ("model", "data") if key in recipe)]
+    parts = [" on ".join(choice_in_words(recipe[key]) for key in ("model", "data") if key in recipe)]
     if recipe.get("labels", "clean") != "clean":
-        parts.append(f"labels {_choice(recipe['labels'])}")
+        parts.append(f"labels {choice_in_words(recipe['labels'])}")
+    if recipe.get("inputs", "clean") != "clean":
+        parts.append(f"inputs {choice_in_words(recipe['inputs'])}")
     if recipe.get("examples", "all") != "all":
-        parts.append(f"examples {_choice(recipe['examples'])}")
+        parts.append(f"examples {choice_in_words(recipe['examples'])}")
     what = ", ".join(part for part in parts if part)
     return f"{what}: {_stages(recipe['procedure'])}" if recipe.get("procedure") else what
+
+
+def choice_in_words(value: Any) -> str:  # Any: a recipe's value
+    """`gaussian (std 1)`: a chosen function and its options."""
+    name, options = _chosen(value)
+    given = [f"{key} {_option(item)}" for key, item in dict(options or {}).items() if item is not None]
+    return f"{name} ({', '.join(given)})" if given else name
 
 
 def _differ(path: str, values: Sequence[Any]) -> Iterator[tuple[str, list[str]]]:  # Any: a recipe's values
@@ -64,14 +73,12 @@ def _in_words(path: str, value: Any) -> str:  # Any: a recipe's value
     if value is None:
         return "-"
     if isinstance(value, list):
-        return _stages(value) if path == "procedure" else f"[{', '.join(_choice(item) for item in value)}]"
-    return _choice(value) if isinstance(value, (str, Mapping)) else json.dumps(value, default=str)
-
-
-def _choice(value: Any) -> str:  # Any: a recipe's value
-    name, options = _chosen(value)
-    given = [f"{key} {_option(item)}" for key, item in dict(options or {}).items() if item is not None]
-    return f"{name} ({', '.join(given)})" if given else name
+        return (
+            _stages(value)
+            if path == "procedure"
+            else f"[{', '.join(choice_in_words(item) for item in value)}]"
+        )
+    return choice_in_words(value) if isinstance(value, (str, Mapping)) else json.dumps(value, default=str)
 
 
 def _option(value: Any) -> str:  # Any: a recipe's value
@@ -79,7 +86,7 @@ def _option(value: Any) -> str:  # Any: a recipe's value
         return f"[{', '.join(_option(item) for item in value)}]"
     # A digest tells two things apart with its beginning alone.
     return (
-        _choice(value)
+        choice_in_words(value)
         if isinstance(value, Mapping)
         else re.sub("^([0-9a-f]{8})[0-9a-f]{56}$", r"\1…", str(value))
     )
@@ -93,7 +100,10 @@ def _stages(stages: Sequence[Any]) -> str:  # Any: a recipe's values
             case {"times": times, "stages": [*inner]}:
                 words.append(f"{times} x ({_stages(inner)})")
             case {"criterion": criterion}:
-                words.append(f"{name} by {_choice(criterion)}")
+                inverted = "inverted " if options.get("invert") is True else ""
+                scope = _chosen(options.get("scope", "global"))[0]
+                where = "" if scope == "global" else f" in scope {scope}"
+                words.append(f"{name} by {inverted}{choice_in_words(criterion)}{where}")
             case _:
                 words.append(name)
     return ", ".join(words)

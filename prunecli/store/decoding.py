@@ -21,13 +21,18 @@ from prunecli.store.layout import (
     MAX_PRUNED_AT,
     PART_LIMIT,
     PER_SEED,
+    SEED_SPENT,
     group_of,
     store_limit,
 )
 from prunecli.store.values import MOST_LEVELS, MOST_SEEDS, Measured
 
-_LENGTHS = {"examples": "examples/clean_label", "test": "test/label", "layers": "layers/name"}
-"""The array that says how long the last axis of a group's arrays is."""
+_LENGTHS = {
+    "examples": ("examples/clean_label", "examples/target"),
+    "test": ("test/label", "test/target"),
+    "layers": ("layers/name",),
+}
+"""The array that says how long the last axis of a group's arrays is: the first of these that is there."""
 _WHOLE = ("layers/total", "layers/kept")
 
 
@@ -112,13 +117,13 @@ def decode_store(data: bytes, where: str) -> list[Measured]:
         axes = axes_of(file)
         stacked = {place: read(file, place, axes) for place in places(file, axes)}
         packed = _packed(file, axes, stacked)
-        density, spent = clocks(file, axes)
+        density, spent = seed_clocks(file, axes, stacked["layers/kept"], stacked["layers/total"])
     return [
         Measured(
             seed,
             level,
-            float(density[j]),
-            float(spent[j]),
+            float(density[i, j]),
+            float(spent[i, j]),
             {place: axes.one(place, array, i, j) for place, array in stacked.items()},
             _Masks(packed, i, j),
             _beside(packed),
@@ -185,7 +190,7 @@ def places(file: Guarded, axes: Axes) -> list[str]:
         # The layers' names label an axis, and are content too.
         last = LAST_SCALE.get(group, "") if group != "layers" else ""
         scales = {"seed", "level", last} if axes.seeds else set()
-        clocks = {"density", "spent"} if group == "metrics" else set()
+        clocks = {"density", "spent", "seed_spent"} if group == "metrics" else set()
         found += [f"{group}/{name}" for name in file.names(group) if name not in scales | clocks]
     for observer in file.names("observations"):
         group = f"observations/{observer}"
@@ -222,11 +227,31 @@ def clocks(file: Guarded, axes: Axes) -> tuple[Array, Array]:
     return density, spent
 
 
+def seed_clocks(file: Guarded, axes: Axes, kept: Array, total: Array) -> tuple[Array, Array]:
+    """Density and epochs spent of each seed of a store (S, L), by the weights that layers keep (S, L, P), of (P,)."""
+    shape = (len(axes.seeds), len(axes.levels))
+    means = clocks(file, axes)
+    density, spent = (np.broadcast_to(clock, shape) for clock in means)
+    counts, weights = kept.sum(axis=2, dtype=np.float64), max(1, sum(total.tolist()))
+    if len(differ := (counts != counts[0]).any(axis=0).nonzero()[0]):
+        density = density.copy()
+        density[:, differ] = counts[:, differ] / weights
+    if file.has(SEED_SPENT):
+        spent = file.array(SEED_SPENT, shape, "f")
+        if not ((spent >= 0) & np.isfinite(spent)).all():
+            raise file.damaged(SEED_SPENT, "not numbers of epochs")
+    for name, mean, values in zip(("density", "spent"), means, (density, spent), strict=True):
+        if not np.allclose(values.mean(axis=0), mean, rtol=1e-9, atol=0):
+            raise file.damaged(f"metrics/{name}", "not the mean of its seeds")
+    return density, spent
+
+
 def _length(file: Guarded, group: str) -> int:
-    shape = file.shape(_LENGTHS[group])
-    if len(shape) != 1:
-        raise file.damaged(_LENGTHS[group], f"its shape is {shape}; it can be a row")
-    return shape[0]
+    place = next((place for place in _LENGTHS[group] if file.has(place)), _LENGTHS[group][0])
+    shape = file.shape(place)
+    if not shape or len(shape) > 2:
+        raise file.damaged(place, f"its shape is {shape}; it can be a row, or a row a seed")
+    return shape[-1]
 
 
 def _packed(file: Guarded, axes: Axes, arrays: Mapping[str, Array]) -> dict[str, _Packed]:

@@ -16,10 +16,20 @@ from numpy.typing import NDArray
 import prunecli
 from prunecli.errors import UsageError
 from prunecli.store.guard import Array, h5py
-from prunecli.store.layout import COMMON, FORMAT_VERSION, KEPT, LAST_SCALE, PART_LIMIT, PER_SEED, is_place
+from prunecli.store.layout import (
+    COMMON,
+    FORMAT_VERSION,
+    KEPT,
+    LAST_SCALE,
+    PART_LIMIT,
+    PER_SEED,
+    REGRESSION,
+    SEED_SPENT,
+    is_place,
+)
 from prunecli.store.values import Header, Measured
 
-_UNITS = {"error": "percent", "loss": "nat", "pruning": "percent", "clean": "nat", "noisy": "nat"}
+_UNITS = {"error": "percent", "loss": "nat", "clean": "nat", "noisy": "nat"}
 
 
 def encode_level(measured: Measured, header: Header) -> bytes:
@@ -36,6 +46,7 @@ def encode_level(measured: Measured, header: Header) -> bytes:
         _write(file, "metrics/spent", np.float64(measured.spent))
         for place, array in sorted(measured.arrays.items()):
             _write(file, place, array)
+        _mark_squared_errors(file)
         masks = _group(file, "masks")
         for name, mask in measured.masks.items():
             packed = masks.create_dataset(name, data=np.packbits(mask), track_times=False)
@@ -55,8 +66,11 @@ def encode_store(levels: Sequence[Measured], header: Header) -> bytes:
         _write_summary(file, table)
         for place in sorted({place for row in table for one in row for place in one.arrays}):
             _write(file, place, _stacked(table, place))
-        _write(file, "metrics/density", np.array([one.density for one in first]))
-        _write(file, "metrics/spent", np.array([one.spent for one in first]))
+        _mark_squared_errors(file)
+        for name in ("density", "spent"):
+            _write(file, f"metrics/{name}", _clock(table, name))
+        if len({tuple(one.spent for one in row) for row in table}) > 1:
+            _write(file, SEED_SPENT, np.array([[one.spent for one in row] for row in table]))
         seeds, numbers = [row[0].seed for row in table], [one.level for one in first]
         for group in _groups_of(file):
             _write_scales(group, seeds, numbers)
@@ -137,6 +151,7 @@ def _unit(place: str) -> str:
     fixed = {
         "metrics/density": "1",
         "metrics/spent": "epoch",
+        SEED_SPENT: "epoch",
         "metrics/instability": "1",
         "metrics/diverged": "1",
         "metrics/removed": "1",
@@ -144,7 +159,9 @@ def _unit(place: str) -> str:
         "metrics/selected_epoch": "epoch",
         "metrics/generalization_gap": "percent",
     }
-    return fixed.get(place) or _UNITS.get(name.rpartition("_")[2], "")
+    # An error before or after pruning is an error.
+    measure = name.removesuffix("_before_pruning").removesuffix("_after_pruning")
+    return fixed.get(place) or _UNITS.get(measure.rpartition("_")[2], "")
 
 
 def _table(levels: Sequence[Measured]) -> list[list[Measured]]:
@@ -154,6 +171,22 @@ def _table(levels: Sequence[Measured]) -> list[list[Measured]]:
     if len({tuple(one.level for one in row) for row in table}) != 1:
         raise ValueError("every seed needs the same levels")
     return table
+
+
+def _clock(table: Sequence[Sequence[Measured]], name: str) -> NDArray[np.float64]:
+    """Density or epochs spent (L,): that of all seeds, or their mean."""
+    values = np.array([[getattr(one, name) for one in row] for row in table])
+    # The mean of equal numbers may be another one in its last digit.
+    return np.asarray(np.where((values == values[0]).all(axis=0), values[0], values.mean(axis=0)))
+
+
+def _mark_squared_errors(file: h5py.File) -> None:
+    """Losses of a regression are in no unit of information."""
+    if REGRESSION in file:
+        for group in (file[name] for name in ("metrics", "examples", "test", "summary") if name in file):
+            for name, dataset in group.items():
+                if "loss" in name:
+                    dataset.attrs["units"] = "1"
 
 
 def _stacked(table: Sequence[Sequence[Measured]], place: str) -> Array:
@@ -214,14 +247,15 @@ def _dimensions(place: str, last: str) -> list[str]:
 def _write_summary(file: h5py.File, table: Sequence[Sequence[Measured]]) -> None:
     """What viewers plot on opening: mean test error over seeds against density."""
     first = table[0]
-    errors = np.stack([[one.arrays["metrics/test_error"] for one in row] for row in table])
+    signal = "test_loss" if REGRESSION in first[0].arrays else "test_error"
+    errors = np.stack([[one.arrays[f"metrics/{signal}"] for one in row] for row in table])
     spread = errors.std(axis=0, ddof=1) if len(errors) > 1 else np.full(len(first), np.nan)
     columns = {
-        "density": np.array([one.density for one in first]),
+        "density": _clock(table, "density"),
         "level": np.array([one.level for one in first], dtype=np.int64),
-        "spent": np.array([one.spent for one in first]),
-        "test_error": errors.mean(axis=0),
-        "test_error_errors": spread,
+        "spent": _clock(table, "spent"),
+        signal: errors.mean(axis=0),
+        f"{signal}_errors": spread,
     }
     for name, values in columns.items():
         _write(file, f"summary/{name}", values)
@@ -230,7 +264,7 @@ def _write_summary(file: h5py.File, table: Sequence[Sequence[Measured]]) -> None
     for name in columns:
         if name != "density":
             summary[name].dims[0].attach_scale(summary["density"])
-    summary.attrs.update({"NX_class": "NXdata", "signal": "test_error", "axes": ["density"]})
+    summary.attrs.update({"NX_class": "NXdata", "signal": signal, "axes": ["density"]})
 
 
 def _write_masks(group: h5py.Group, name: str, table: Sequence[Sequence[Measured]], encoding: str) -> None:

@@ -230,9 +230,10 @@ def _summary_problems(file: Guarded) -> Iterator[str]:
     for name in ("density", "spent"):
         if not np.array_equal(file.array(f"summary/{name}", shape), file.array(f"metrics/{name}", shape)):
             yield f"{file.where}: /summary/{name} and /metrics/{name} disagree"
-    errors = file.array("metrics/test_error", file.shape("metrics/test_error"))
-    if not np.allclose(file.array("summary/test_error", shape), errors.mean(axis=0), equal_nan=True):
-        yield f"{file.where}: /summary/test_error is not the mean of /metrics/test_error"
+    signal = "test_loss" if "target" in file.names("examples") else "test_error"
+    errors = file.array(f"metrics/{signal}", file.shape(f"metrics/{signal}"))
+    if not np.allclose(file.array(f"summary/{signal}", shape), errors.mean(axis=0), equal_nan=True):
+        yield f"{file.where}: /summary/{signal} is not the mean of /metrics/{signal}"
 
 
 def _unsound(one: Measured) -> Iterator[str]:

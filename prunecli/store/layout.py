@@ -10,9 +10,14 @@ MAX_PRUNED_AT = 254
 PART_LIMIT = 2**30
 """Bytes that a part's arrays come to at most."""
 
-PER_SEED = frozenset({"examples/label", "examples/noisy", "examples/split"})
+PER_SEED = frozenset({"examples/label", "examples/target", "examples/noisy", "examples/split", "test/target"})
 COMMON = frozenset({"examples/clean_label", "test/label", "layers/name", "layers/total"})
 """Places that do not vary by level, and by neither level nor seed; everything else varies by both."""
+
+SEED_SPENT = "metrics/seed_spent"
+"""Where a store has each seed's epochs (S, L), if trainings ended at different ones: `metrics/spent` has the means."""
+REGRESSION = "examples/target"
+"""Which place tells that labels are numbers, and losses squared errors."""
 
 LAST_SCALE = {"examples": "example", "test": "example", "layers": "name"}
 """What labels the last axis of a group's arrays."""

@@ -21,7 +21,7 @@ from prunecli.store.run_file import check_folders, part_seeds, read_run_json
 from prunecli.store.sealing import read_record, read_sealed, record_path
 from prunecli.store.values import Floats, Status, StoredRun
 
-_NO_METRICS = frozenset({"seed", "level", "density", "spent"})
+_NO_METRICS = frozenset({"seed", "level", "density", "spent", "seed_spent"})
 _TRIES = 20
 """How often a run is read whose store is put together meanwhile."""
 
@@ -34,7 +34,7 @@ class _Row:
     spent: Floats
     metrics: Mapping[str, Floats]
     units: Mapping[str, str]
-    total: int
+    sizes: tuple[int, ...]
     layers: tuple[str, ...]
     kept: NDArray[np.int64]
 
@@ -107,12 +107,19 @@ def _stored_rows(run: RunFolder) -> dict[int, _Row]:
         axes = decoding.axes_of(file)
         if facts["seeds"] != list(axes.seeds):
             raise file.damaged("metrics/seed", f"{str(axes.seeds)[:80]}; its record says {facts['seeds']}")
-        density, spent = (np.asarray(clock, np.float64) for clock in decoding.clocks(file, axes))
         values, units = _metrics(file, axes)
-        layers, total, kept = _layers(file, axes)
+        layers, sizes, kept = _layers(file, axes)
+        clocks = decoding.seed_clocks(file, axes, kept, np.array([sum(sizes)], dtype=np.float64))
+        density, spent = (np.asarray(clock, np.float64) for clock in clocks)
     return {
         seed: _Row(
-            density, spent, {name: array[i] for name, array in values.items()}, units, total, layers, kept[i]
+            density[i],
+            spent[i],
+            {name: array[i] for name, array in values.items()},
+            units,
+            sizes,
+            layers,
+            kept[i],
         )
         for i, seed in enumerate(axes.seeds)
     }
@@ -137,13 +144,13 @@ def _part_row(chain: Chain, seed: int) -> _Row:
         raise DamagedRun(f"{chain.parts[0].parent}: damaged: its levels are of different layers")
     names = sorted({name for _, values, _, _ in levels for name in values})
     density, spent = np.array([clocks for clocks, _, _, _ in levels]).T
-    layers, total, _ = levels[-1][3]
+    layers, sizes, _ = levels[-1][3]
     return _Row(
         density,
         spent,
         {name: np.array([values.get(name, np.nan) for _, values, _, _ in levels]) for name in names},
         {name: unit for _, _, units, _ in levels for name, unit in units.items()},
-        total,
+        sizes,
         layers,
         np.stack([kept for _, _, _, (_, _, kept) in levels]),
     )
@@ -158,8 +165,8 @@ def _metrics(file: Guarded, axes: Axes) -> tuple[dict[str, Floats], dict[str, st
     return values, units
 
 
-def _layers(file: Guarded, axes: Axes) -> tuple[tuple[str, ...], int, NDArray[np.int64]]:
-    """The prunable tensors, the number of their weights, and how many each keeps."""
+def _layers(file: Guarded, axes: Axes) -> tuple[tuple[str, ...], tuple[int, ...], NDArray[np.int64]]:
+    """The prunable tensors, the numbers of their weights, and how many each keeps."""
     names, totals, kept = (decoding.read(file, f"layers/{what}", axes) for what in ("name", "total", "kept"))
     # Python's numbers: the sum of a stranger's may be more than 64 bits.
     total = sum(totals.tolist())
@@ -168,7 +175,7 @@ def _layers(file: Guarded, axes: Axes) -> tuple[tuple[str, ...], int, NDArray[np
         or not ((kept >= 0) & (kept <= totals)).all()
     ):
         raise file.damaged("layers/kept", "not numbers of weights, of those that the layers have in all")
-    return tuple(names.tolist()), total, kept.astype(np.int64)
+    return tuple(names.tolist()), tuple(totals.tolist()), kept.astype(np.int64)
 
 
 def _together(
@@ -186,19 +193,27 @@ def _together(
         status=status,
         recipe=content["recipe"],
         seeds=tuple(sorted(rows)),
-        density=longest.density,
-        spent=longest.spent,
+        density=_clock([row.density for row in rows.values()], count),
+        spent=_clock([row.spent for row in rows.values()], count),
         metrics={
             name: np.stack([_padded(rows[seed], name, count) for seed in sorted(rows)]) for name in names
         },
         units={name: unit for row in rows.values() for name, unit in row.units.items()},
-        total=longest.total,
+        total=sum(longest.sizes),
         excluded=content["excluded"],
         tests=content["tests"],
         notes=tuple(notes),
         layers=longest.layers,
+        sizes=longest.sizes,
         kept=np.stack([_filled(rows[seed].kept, count) for seed in sorted(rows)]),
     )
+
+
+def _clock(rows: Sequence[Floats], count: int) -> Floats:
+    """Density or epochs spent (L,): that of all seeds that have come so far, or their mean."""
+    of_level = [np.array([row[level] for row in rows if level < len(row)]) for level in range(count)]
+    # The mean of equal numbers may be another one in its last digit.
+    return np.array([one[0] if (one == one[0]).all() else one.mean() for one in of_level])
 
 
 def _padded(row: _Row, name: str, count: int) -> Floats:

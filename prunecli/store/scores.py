@@ -30,6 +30,7 @@ MOST_RUNS = 100_000
 RESERVED = frozenset({"seed", "example", "label", "clean_label", "split"})
 RUNS_OF, STABILITY_OF, _AXIS = "_runs", "_stability", "_run"
 _AVERAGES = ("mean", "median")
+CLEAN = '"clean"'
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class ScoreStore:
 
     `labels` (S, N) are those that the scoring runs used, `clean` (N,) the source's, `split` (S, N) is 0 for training,
     1 for validation and 2 for examples that were left out. `recipe_digest` names how the runs were trained, and
-    `scoring_digest` all that was asked.
+    `scoring_digest` all that was asked. `inputs` is the recipe's, as JSON; `own_inputs` says whether seeds differ in
+    their examples' inputs, so that a row serves its own seed alone.
     """
 
     seeds: tuple[int, ...]
@@ -66,6 +68,8 @@ class ScoreStore:
     scoring_digest: str
     fingerprint: str
     title: str = ""
+    inputs: str = CLEAN
+    own_inputs: bool = False
 
     def row(self, seed: int, labels: NDArray[Any]) -> int:  # Any: integers
         """The row that serves a seed whose training used these labels (N,).
@@ -78,10 +82,10 @@ class ScoreStore:
                 f"the scores are of {self.labels.shape[1]:,} training examples; the run has {len(labels):,}"
             )
         clean = len(self.seeds) == 1 and np.array_equal(self.labels[0], self.clean)
-        if seed not in self.seeds and not clean:
-            known = ", ".join(map(str, self.seeds))
+        if seed not in self.seeds and (self.own_inputs or not clean):
+            known, own = ", ".join(map(str, self.seeds)), "inputs" if self.own_inputs else "labels"
             raise NotComparable(
-                f"there are no scores of seed {seed}, which has labels of its own; known: {known}"
+                f"there are no scores of seed {seed}, which has {own} of its own; known: {known}"
             )
         row = self.seeds.index(seed) if seed in self.seeds else 0
         if differing := int((self.labels[row] != labels).sum()):
@@ -190,6 +194,8 @@ def decode_scores(data: bytes, where: str) -> ScoreStore:
             digests[1],
             digests[2],
             str(file.attribute("", "title") or ""),
+            str(file.attribute("", "inputs") or CLEAN),
+            bool(file.attribute("", "own_inputs")),
         )
 
 
@@ -215,7 +221,7 @@ def same(found: ScoreStore, store: ScoreStore) -> bool:
         for one in (found, store)
     ]
     facts = [
-        (one.seeds, one.recipe_digest, one.scoring_digest, one.fingerprint, one.title, *one.scores)
+        (one.seeds, one.recipe_digest, one.scoring_digest, one.fingerprint, *_said(one), *one.scores)
         for one in (found, store)
     ]
     told = [[(s.runs, s.epoch, s.average) for s in one.scores.values()] for one in (found, store)]
@@ -242,6 +248,10 @@ def size_of(rows: int, examples: int, runs: Mapping[str, int]) -> int:
     return rows * examples * sum(8 * (count + 1) + 17 for count in (*runs.values(), 0))
 
 
+def _said(store: ScoreStore) -> tuple[object, ...]:
+    return store.title, store.inputs, store.own_inputs
+
+
 def _describe(file: h5py.File, store: ScoreStore) -> None:
     file.attrs.update(
         {
@@ -259,6 +269,9 @@ def _describe(file: h5py.File, store: ScoreStore) -> None:
             "title": store.title,
         }
     )
+    # Stores of examples that seeds share stay as they were.
+    if store.own_inputs:
+        file.attrs.update({"inputs": store.inputs, "own_inputs": 1})
 
 
 def _write_score(

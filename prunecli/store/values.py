@@ -48,6 +48,8 @@ class StoredRun:
     """Test examples; 0 where that is not known."""
     notes: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+    """How many weights each layer has, kept or not."""
     kept: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.int64))
     members: tuple[StoredRun, ...] = ()
     """The runs that a series is made of, one a level."""

@@ -2,6 +2,7 @@
 
 from prunecli.theory.correlated import CorrelatedProblem, block_correlated
 from prunecli.theory.curves import Curve, curve
+from prunecli.theory.described import of_setting, predicted_risk
 from prunecli.theory.experiments import Experiment, Problem, experiment
 from prunecli.theory.fixed_point import Law, effective_dimension, finite_law, fixed_point, law, near_peak
 from prunecli.theory.problems import LinearProblem, Sample
@@ -39,9 +40,11 @@ __all__ = [
     "law",
     "near_peak",
     "of_saliencies",
+    "of_setting",
     "oracle_risk",
     "oracle_support",
     "poly",
+    "predicted_risk",
     "pruned_risk",
     "random_features",
     "retrained_risk",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -18,23 +19,29 @@ from prunecli.theory.problems import Sample
 class RandomFeatures:
     """y = a.b + sigma z with a ~ N(0, I), seen as relu(R a) (Chang et al., 2021, random features).
 
-    `directions` is R (k, d0), `signal` is b (d0,), `noise` the variance sigma^2; `covariance` holds the second moments
-    of the features about 0 (k, k), `shared` what each has in common with y (k,).
+    `directions` is R (k, d0), `signal` is b (d0,), `noise` the variance sigma^2.
     """
 
     directions: Floats
     signal: Floats
     noise: float
-    covariance: Floats = field(init=False, repr=False)
-    shared: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         directions = matrix("directions", self.directions)
         object.__setattr__(self, "directions", directions)
         object.__setattr__(self, "signal", vector("signal", self.signal, size=directions.shape[1]))
         object.__setattr__(self, "noise", at_least_zero("noise", self.noise))
-        object.__setattr__(self, "covariance", relu_moments(directions))
-        object.__setattr__(self, "shared", directions @ self.signal / 2)
+        _lengths(directions)
+
+    @cached_property
+    def covariance(self) -> Floats:
+        """The second moments of the features about 0 (k, k)."""
+        return relu_moments(self.directions)
+
+    @cached_property
+    def shared(self) -> Floats:
+        """What each feature has in common with y (k,)."""
+        return np.asarray(self.directions @ self.signal / 2)
 
     @property
     def size(self) -> int:
@@ -89,14 +96,20 @@ def relu_moments(directions: Floats) -> Floats:
         UsageError: a direction is 0, and has no angle.
     """
     rows = matrix("directions", directions)
-    lengths = np.linalg.norm(rows, axis=1)
-    if not lengths.all():
-        raise UsageError(f"directions: row {int(lengths.argmin()) + 1} is 0; each needs a length")
+    lengths = _lengths(rows)
     unit = rows / lengths[:, None]
     cosine = np.clip(unit @ unit.T, -1, 1)
     angle = np.arccos(cosine)
     kernel = np.sin(angle) + (math.pi - angle) * cosine
     return np.asarray(np.outer(lengths, lengths) * kernel / (2 * math.pi))
+
+
+def _lengths(rows: Floats) -> Floats:
+    """The length of each direction (k,)."""
+    lengths = np.linalg.norm(rows, axis=1)
+    if not lengths.all():
+        raise UsageError(f"directions: row {int(lengths.argmin()) + 1} is 0; each needs a length")
+    return np.asarray(lengths)
 
 
 def random_features(

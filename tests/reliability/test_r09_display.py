@@ -193,7 +193,7 @@ def _told(texts: list[str]) -> Iterator[tuple[str, str]]:
         Planned(1, 2.0),
         RunStarted(run, Path(path.replace("\0", "")), (0,), 2, 0),
         EpochDone(run, 0, 0, 2, seen),
-        LevelDone(run, 0, 0, 2, 1.0, 2.0),
+        LevelDone(run, 0, 0, 2, 1.0, 2.0, 0.1),
         SeedFailed(run, 0, why),
         Said(message),
         RunDone(run, Path(path.replace("\0", "")), "partial"),
