@@ -5,7 +5,6 @@ Chang et al. (2021), section 5: networks of many widths at one budget.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 from prunecli import masks
@@ -39,10 +38,8 @@ def _left(widths: Widths, total: int, width: float, budget: Budget) -> int:
 def _foresee_prune_to_width(outlook: Outlook, *, width: float, budget: Budget, criterion: Choice) -> Outlook:
     del criterion
     if outlook.widths is None or not outlook.total:
-        return replace(outlook, density=None, expected=None)
-    left = _left(outlook.widths, outlook.total, width, budget) / outlook.total
-    known = outlook.density is not None
-    return replace(outlook, density=min(outlook.density or 0.0, left) if known else None, expected=None)
+        return outlook.at_most(None)
+    return outlook.at_most(_left(outlook.widths, outlook.total, width, budget) / outlook.total)
 
 
 @stages(foresee=_foresee_prune_to_width, prunes=True)

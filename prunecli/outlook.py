@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prunecli.widths import Widths
 
@@ -55,6 +55,12 @@ class Outlook:
         if not self.total:
             return density * (1 - fraction)
         return (self.kept - round(fraction * self.kept)) / self.total
+
+    def at_most(self, density: float | None) -> Outlook:
+        """Once what is kept is pruned to a density over all layers; where either is not known, nor is what is left."""
+        if self.density is None or density is None:
+            return replace(self, density=None, expected=None)
+        return replace(self, density=min(self.density, density))
 
     @property
     def kept(self) -> int:

@@ -80,13 +80,13 @@ def _kept(of: Masks, name: str, weight: Tensor) -> Tensor:
 def _foresee_prune_to_count(outlook: Outlook, *, count: int, criterion: Choice) -> Outlook:
     del criterion
     if outlook.total is None:
-        return replace(outlook, density=None)
+        return outlook.at_most(None)
     if count > outlook.total:
         raise UsageError(
             f"'prune_to_count' is to leave {count:,} weights, and the model has {outlook.total:,} that can be pruned; "
             "give a lower 'count', or a larger model"
         )
-    return replace(outlook, density=min(outlook.density or 0.0, count / outlook.total))
+    return outlook.at_most(count / outlook.total)
 
 
 @stages(foresee=_foresee_prune_to_count, prunes=True)

@@ -157,9 +157,7 @@ def _foresee_prune_to(
         target = density_of_eligible(target, outlook.total or 0, outlook.excluded, f"level {outlook.level}: ")
     # Layers that are sparser already stay so: then a scope of densities leaves fewer than it says.
     known = scope.name == "global" or (bool(scope.entry.traits.get("densities")) and outlook.density == 1)
-    if outlook.density is None or not known:
-        return replace(outlook, density=None, expected=None)
-    return replace(outlook, density=min(outlook.density, target))
+    return outlook.at_most(target if known else None)
 
 
 @stages(foresee=_foresee_prune_to, prunes=True)

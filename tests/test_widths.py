@@ -122,8 +122,12 @@ def test_retraining_can_leave_augmentation_out(lab_of):
     assert len(set(trained)) == 2
 
 
-def test_what_chance_left_is_not_expected_any_more(lab_of):
-    stages = "procedure=[{prune_bernoulli: {density: 0.5}}, {prune_to_width: {width: 0.5}}, train]"
+@pytest.mark.parametrize(
+    "second", ["prune_to_width: {width: 0.5}", "prune_to_count: {count: 100}", "prune_to: {density: 0.1}"]
+)
+def test_what_chance_left_is_not_expected_any_more(lab_of, second):
+    """Nor is it known: there may be fewer weights already than are to be left."""
+    stages = f"procedure=[{{prune_bernoulli: {{density: 0.5}}}}, {{{second}}}, train]"
     lab = lab_of("model={mlp: {hidden: [16], width: 2}}", stages)
     (level,) = foresee(lab.experiment, 8, 2400, widths=Widths(lab.experiment, lab.dataset.task))
     assert (level.outlook.density, level.outlook.expected) == (None, None)
